@@ -1,0 +1,138 @@
+"""Models that the app can serve: the embedded world, loaded safely and held ready for sampling and scoring."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import os
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from functools import lru_cache
+from pathlib import Path
+
+import torch
+
+ASSETS = Path(__file__).parent.parent / "assets"
+CHOICES = ("portraits",)
+
+
+@dataclass(frozen=True, kw_only=True)
+class Model:
+    """A base pipeline, its tuned twins, and everything that judges its images.
+
+    Images are (B, 3, H, W) in [0, 1]. ``attributes`` and ``values`` exist where the truth is known (the embedded world).
+    """
+
+    name: str
+    pipe: object  # diffusers.StableDiffusionPipeline
+    rewards: Mapping[str, Callable[..., torch.Tensor]]  # "preference" is the proxy, "held-out" the judge
+    kl: tuple[float, ...]  # coefficients for which a tuned LoRA exists, ascending
+    twin: Callable[[float, float], torch.nn.Module]  # (kl, LoRA scale) -> tuned denoiser
+    measure: Callable[[torch.Tensor], tuple[torch.Tensor, dict[str, torch.Tensor]]]  # -> features, class probabilities
+    values: Mapping[str, tuple[str, ...]]  # attribute -> its values
+    max_words: int
+
+    def features(self, images: torch.Tensor) -> torch.Tensor:
+        """Features (B, D) for diversity."""
+        return self.measure(images)[0]
+
+    def attributes(self, images: torch.Tensor) -> dict[str, torch.Tensor]:
+        """Attribute -> class probabilities (B, values)."""
+        return self.measure(images)[1]
+
+    def open_attributes(self, prompt: str) -> tuple[str, ...]:
+        """The attributes that the prompt does not name."""
+        from aig.world.captions import named_attributes
+
+        named = named_attributes(prompt)
+        return tuple(name for name in self.values if name not in named)
+
+    def unknown_words(self, prompt: str) -> tuple[str, ...]:
+        """Words of the prompt that the model was not trained on."""
+        from aig.world.captions import unknown_words
+
+        return unknown_words(prompt)
+
+
+def verify(folder: Path) -> None:
+    """Check every file against ``manifest.json``; ValueError names the first one that is missing or changed."""
+    if not (folder / "manifest.json").is_file():
+        raise ValueError(f"The asset folder {folder.name!r} has no manifest.json; restore it from the repository.")
+    for name, digest in json.loads((folder / "manifest.json").read_text()).items():
+        path = folder / name
+        if not path.is_file():
+            raise ValueError(f"The asset {folder.name}/{name} is missing; restore it from the repository.")
+        if hashlib.sha256(path.read_bytes()).hexdigest() != digest:
+            raise ValueError(f"The asset {folder.name}/{name} differs from its checksum; restore it from the repository.")
+
+
+def load(name: str = "portraits", *, assets: Path = ASSETS, kl_cache: int = 4) -> Model:
+    """Load a model by name. ValueError names the choices, or the asset that is missing or corrupted."""
+    if name not in CHOICES:
+        raise ValueError(f"Unknown model {name!r}; choose one of: {', '.join(CHOICES)}.")
+    folder = assets / name
+    verify(folder)
+    os.environ.setdefault("DIFFUSERS_DISABLE_REMOTE_CODE", "1")
+    from diffusers import StableDiffusionPipeline
+
+    from aig.adapters import fused
+    from aig.world.captions import MAX_TOKENS
+    from aig.world.portraits import ATTRIBUTES
+
+    pipe = StableDiffusionPipeline.from_pretrained(
+        folder, use_safetensors=True, safety_checker=None, local_files_only=True, torch_dtype=torch.float32
+    )
+    place = "cuda" if torch.cuda.is_available() else "cpu"
+    pipe.to(place)
+    pipe.set_progress_bar_config(disable=True)
+    for part in (pipe.unet, pipe.vae):
+        part.to(memory_format=torch.channels_last)
+    loras = {float(path.stem.rpartition("-")[2]): path for path in folder.glob("loras/preference-kl-*.safetensors")}
+
+    @lru_cache(maxsize=kl_cache)
+    def twin(kl: float, scale: float) -> torch.nn.Module:
+        return fused(pipe.unet, loras[kl], scale)
+
+    return Model(
+        name=name,
+        pipe=pipe,
+        rewards=load_rewards(folder, place),
+        kl=tuple(sorted(loras)),
+        twin=twin,
+        measure=load_ruler(folder, place),
+        values=ATTRIBUTES,
+        max_words=MAX_TOKENS - 2,
+    )
+
+
+def load_ruler(folder: Path, place: str = "cpu") -> Callable[[torch.Tensor], tuple[torch.Tensor, dict[str, torch.Tensor]]]:
+    """The attribute classifier of an asset folder as a function of images: features and class probabilities."""
+    from safetensors.torch import load_file
+
+    from aig.features import Ruler
+    from aig.world.portraits import ATTRIBUTES
+
+    ruler = Ruler(ATTRIBUTES)
+    ruler.load_state_dict(load_file(folder / "ruler.safetensors"))
+    ruler.to(place, memory_format=torch.channels_last).eval().requires_grad_(False)
+
+    def measure(images: torch.Tensor) -> tuple[torch.Tensor, dict[str, torch.Tensor]]:
+        with torch.no_grad():
+            features, logits = ruler(images.to(place))
+        return features.cpu(), {name: values.softmax(1).cpu() for name, values in logits.items()}
+
+    return measure
+
+
+def load_rewards(folder: Path, place: str = "cpu") -> dict[str, torch.nn.Module]:
+    """The rewards of an asset folder by name, differentiable in the images."""
+    from safetensors.torch import load_file
+
+    from aig.world.preference import POPULATIONS, build
+
+    rewards = {}
+    for name in POPULATIONS:
+        reward = build(name)
+        reward.load_state_dict(load_file(folder / "rewards" / f"{name}.safetensors"))
+        rewards[name] = reward.to(place, memory_format=torch.channels_last).eval().requires_grad_(False)
+    return rewards

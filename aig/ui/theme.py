@@ -1,0 +1,85 @@
+"""The one theme of the app: every colour is a custom property declared for light and dark in ``page.css``."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import gradio as gr
+
+HERE = Path(__file__).parent
+STYLES = (HERE / "page.css", HERE / "compare.css")
+HEAD = HERE / "head.html"
+
+# System stacks only: the page must look the same without any network.
+SANS = ("Inter", "ui-sans-serif", "system-ui", "-apple-system", "Segoe UI", "Roboto", "Helvetica Neue", "sans-serif")
+MONO = ("ui-monospace", "SF Mono", "Cascadia Mono", "Menlo", "Consolas", "DejaVu Sans Mono", "monospace")
+
+_COLOURS = {
+    "body_background_fill": "var(--ground)",
+    "body_text_color": "var(--ink)",
+    "body_text_color_subdued": "var(--soft)",
+    "background_fill_primary": "var(--panel)",
+    "background_fill_secondary": "var(--field)",
+    "border_color_primary": "var(--line)",
+    "border_color_accent": "var(--focus)",
+    "border_color_accent_subdued": "var(--line)",
+    "color_accent_soft": "var(--field)",
+    "block_background_fill": "transparent",
+    "block_border_color": "transparent",
+    "block_info_text_color": "var(--soft)",
+    "block_title_text_color": "var(--soft)",
+    "block_label_text_color": "var(--soft)",
+    "panel_background_fill": "transparent",
+    "input_background_fill": "var(--field)",
+    "input_background_fill_focus": "var(--panel)",
+    "input_border_color": "var(--line)",
+    "input_border_color_focus": "var(--focus)",
+    "input_placeholder_color": "var(--soft)",
+    "slider_color": "var(--accent)",
+    "checkbox_background_color": "var(--field)",
+    "checkbox_background_color_selected": "var(--accent)",
+    "checkbox_border_color": "var(--edge)",
+    "checkbox_border_color_selected": "var(--accent)",
+    "checkbox_label_background_fill": "transparent",
+    "checkbox_label_background_fill_hover": "var(--field)",
+    "checkbox_label_background_fill_selected": "var(--ink)",
+    "checkbox_label_border_color": "var(--line)",
+    "checkbox_label_text_color": "var(--ink)",
+    "checkbox_label_text_color_selected": "var(--panel)",
+    "button_primary_background_fill": "var(--accent)",
+    "button_primary_background_fill_hover": "var(--accent-hover)",
+    "button_primary_border_color": "transparent",
+    "button_primary_text_color": "var(--on-accent)",
+    "button_secondary_background_fill": "var(--field)",
+    "button_secondary_background_fill_hover": "var(--line)",
+    "button_secondary_border_color": "var(--line)",
+    "button_secondary_text_color": "var(--ink)",
+    "loader_color": "var(--accent)",
+}
+
+
+def theme() -> gr.themes.Base:
+    """A flat, quiet theme: hairlines instead of boxes, one accent, the same variables in light and dark."""
+    base = gr.themes.Base(
+        font=SANS,
+        font_mono=MONO,
+        text_size=gr.themes.sizes.text_md,
+        spacing_size=gr.themes.sizes.spacing_sm,
+        radius_size=gr.themes.sizes.radius_md,
+    )
+    return base.set(
+        **_COLOURS,
+        **{f"{name}_dark": value for name, value in _COLOURS.items()},
+        block_border_width="0px",
+        block_shadow="none",
+        block_padding="0px",
+        block_label_shadow="none",
+        block_title_text_size="*text_sm",
+        block_title_text_weight="500",
+        block_info_text_size="*text_xs",
+        form_gap_width="0px",
+        layout_gap="12px",
+        button_large_padding="10px 18px",
+        button_transform_hover="none",
+        button_transform_active="none",
+    )

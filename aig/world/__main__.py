@@ -1,0 +1,40 @@
+"""``python -m aig.world <stage> --preset cpu|gpu``: make the embedded world, stage by stage or all of it; resumable."""
+
+from __future__ import annotations
+
+import argparse
+import importlib
+
+from tqdm import tqdm
+
+from aig.world.presets import PRESETS
+
+#: Stage -> (module, generator function), in the order in which they run.
+STAGES = {
+    "data": ("data", "make"),
+    "autoencoder": ("autoencoder", "train"),
+}
+
+
+def run(stage: str, preset) -> None:
+    """Run one stage with a progress bar; a finished stage returns at once."""
+    module, function = STAGES[stage]
+    generator = getattr(importlib.import_module(f"aig.world.{module}"), function)(preset)
+    bar = tqdm(generator, desc=f"{stage} ({preset.name})", unit="step", mininterval=2)
+    for row in bar:
+        bar.total = row.pop("steps", bar.total)
+        bar.n = row.pop("step", bar.n)
+        bar.set_postfix({name: f"{value:.4g}" for name, value in row.items()}, refresh=False)
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(prog="python -m aig.world", description=__doc__)
+    parser.add_argument("stage", choices=[*STAGES, "all"])
+    parser.add_argument("--preset", choices=list(PRESETS), default="cpu")
+    arguments = parser.parse_args()
+    for stage in STAGES if arguments.stage == "all" else [arguments.stage]:
+        run(stage, PRESETS[arguments.preset])
+
+
+if __name__ == "__main__":
+    main()

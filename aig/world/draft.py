@@ -1,0 +1,95 @@
+"""Stage ``draft``: DRaFT (Clark et al., arXiv 2309.17400) on the proxy reward, with the KL term of the paper, as LoRAs.
+
+    loss = -r(x0) + kl * mean((v_tuned - v_base)^2) on the differentiated step        (arXiv 2409.06493, DRaFT+)
+
+Sampling runs without gradients down to the last step; that step, the decoder and the reward are differentiated (K = 1). One
+LoRA for each KL coefficient, all from the same seed; the loop is a generator like every other stage.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+
+import torch
+from diffusers import DPMSolverMultistepScheduler, StableDiffusionPipeline
+from peft import LoraConfig
+from peft.utils import get_peft_model_state_dict
+from safetensors.torch import load_file
+
+from aig.world import data, preference
+from aig.world.captions import MAX_TOKENS, caption
+from aig.world.portraits import decode
+from aig.world.presets import Preset
+from aig.world.training import device, fit
+
+RANK = 16
+LAYERS = ("to_q", "to_k", "to_v", "to_out.0", "conv1", "conv2", "proj_in", "proj_out")
+STEPS = 8  # of sampling in training
+GUIDANCE = 3.0
+BATCH = 8
+
+
+def name_of(kl: float) -> str:
+    """File name stem of the LoRA that was tuned with this KL coefficient."""
+    return f"preference-kl-{kl:g}"
+
+
+def train(preset: Preset) -> Iterator[dict[str, float]]:
+    """Tune one LoRA for each KL coefficient of the preset and save them to ``work/loras``."""
+    for kl in preset.kl:
+        yield from train_one(preset, kl)
+
+
+def train_one(preset: Preset, kl: float) -> Iterator[dict[str, float]]:
+    pipe = StableDiffusionPipeline.from_pretrained(preset.work / "pipeline", use_safetensors=True, safety_checker=None)
+    pipe.to(device())
+    unet, scheduler = pipe.unet.to(memory_format=torch.channels_last), pipe.scheduler
+    for part in (unet, pipe.vae, pipe.text_encoder):
+        part.requires_grad_(False)
+    torch.manual_seed(preset.seed)
+    unet.add_adapter(LoraConfig(r=RANK, lora_alpha=RANK, init_lora_weights="gaussian", target_modules=list(LAYERS)))
+    reward = preference.build("preference").to(device()).eval().requires_grad_(False)
+    reward.load_state_dict(load_file(preset.work / "rewards" / "preference.safetensors"))
+    _, labels = data.load(preset)
+
+    def loss(step: int, rng: torch.Generator) -> dict[str, torch.Tensor]:
+        rows = labels[torch.randint(preset.drawings, (BATCH,), generator=rng).numpy()]
+        prompts = [caption(decode(row), rng, 0.2) for row in rows]
+        latents = torch.randn(BATCH, preset.latent_channels, *[preset.latent_size] * 2, generator=rng).to(device())
+        x0, gap = last_step(pipe, scheduler, prompts, latents)
+        pictures = pipe.vae.decode(x0 / pipe.vae.config.scaling_factor).sample.div(2).add(0.5).clamp(0, 1)
+        r = reward(pictures, prompts).mean()
+        return {"loss": -r + kl * gap, "reward": r.detach(), "gap": gap.detach()}
+
+    folder = preset.work / f"draft-{name_of(kl)}"
+    yield from fit(unet, loss, steps=preset.tuning_steps, lr=5e-4, folder=folder, seed=preset.seed + 5, weight_decay=0.0, clip=1.0)
+    state = get_peft_model_state_dict(unet)
+    StableDiffusionPipeline.save_lora_weights(preset.work / "loras", state, weight_name=f"{name_of(kl)}.safetensors")
+
+
+def last_step(pipe, scheduler: DPMSolverMultistepScheduler, prompts, latents) -> tuple[torch.Tensor, torch.Tensor]:
+    """Sample to the last step without gradients; return its differentiable x0 (B, C, h, w) and mean (v_tuned - v_base)^2."""
+    unet = pipe.unet
+    scheduler.set_timesteps(STEPS, device=latents.device)
+    with torch.no_grad():
+        both = [""] * len(prompts) + list(prompts)
+        ids = pipe.tokenizer(both, padding="max_length", max_length=MAX_TOKENS, truncation=True, return_tensors="pt").input_ids
+        text = pipe.text_encoder(ids.to(latents.device))[0]
+        x = latents * scheduler.init_noise_sigma
+        for t in scheduler.timesteps[:-1]:
+            x = scheduler.step(guided(unet, x, t, text)[0], t, x, return_dict=False)[0]
+    t = scheduler.timesteps[-1]
+    v, tuned = guided(unet, x, t, text)
+    unet.disable_adapters()
+    with torch.no_grad():
+        base = guided(unet, x, t, text)[1]
+    unet.enable_adapters()
+    alpha, sigma = scheduler.alpha_t[t].to(x), scheduler.sigma_t[t].to(x)
+    return alpha * x - sigma * v, (tuned - base).square().mean()
+
+
+def guided(unet, x: torch.Tensor, t: torch.Tensor, text: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
+    """Classifier-free guidance: the combined prediction (B, ...) and both branches (2B, ...)."""
+    both = unet(torch.cat([x, x]), t, text, return_dict=False)[0]
+    without, with_ = both.chunk(2)
+    return without + GUIDANCE * (with_ - without), both

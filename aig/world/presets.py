@@ -1,0 +1,63 @@
+"""Settings of the two sizes of the embedded world: ``cpu`` trains in about two hours on two cores, ``gpu`` is larger."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from pathlib import Path
+
+WORK = Path(".work/world")  # drawings, checkpoints, curves: everything that is not shipped
+
+
+@dataclass(frozen=True, kw_only=True)
+class Preset:
+    """One size of the world; every stage reads its settings here. Images are (B, 3, size, size) in [-1, 1]."""
+
+    name: str
+    size: int
+    drawings: int
+    held_out: int
+    latent_channels: int
+    vae_channels: int  # of the decoder; the encoder has as many as a patch has numbers
+    vae_levels: int
+    vae_steps: int
+    unet_channels: tuple[int, ...]
+    text_width: int
+    text_layers: int
+    denoiser_steps: int
+    denoiser_batch: int
+    ruler_steps: int
+    reward_steps: int
+    tuning_steps: int
+    kl: tuple[float, ...]
+    seed: int = 0
+
+    @property
+    def work(self) -> Path:
+        return WORK / self.name
+
+    @property
+    def latent_size(self) -> int:
+        return self.size // 2 ** (self.vae_levels - 1)
+
+
+CPU = Preset(
+    name="cpu",
+    size=64,
+    drawings=48_000,
+    held_out=2_000,
+    latent_channels=12,
+    vae_channels=32,
+    vae_levels=3,
+    vae_steps=4_600,
+    unet_channels=(96, 192, 256),
+    text_width=192,
+    text_layers=2,
+    denoiser_steps=6_000,
+    denoiser_batch=32,
+    ruler_steps=1_200,
+    reward_steps=1_200,
+    tuning_steps=60,
+    kl=(0.0, 0.1, 0.5, 2.0, 10.0),
+)
+
+PRESETS = {preset.name: preset for preset in (CPU,)}

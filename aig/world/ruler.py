@@ -1,0 +1,54 @@
+"""Stage ``ruler``: train the attribute classifier, whose features measure diversity. No reward and no tuning ever sees it."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+
+import torch
+from safetensors.torch import save_file
+from torch.nn import functional as F
+
+from aig.features import Ruler
+from aig.world import data
+from aig.world.augment import damage
+from aig.world.portraits import ATTRIBUTES
+from aig.world.presets import Preset
+from aig.world.training import device, fit
+
+
+def unit(images) -> torch.Tensor:
+    """(B, H, W, 3) uint8 -> (B, 3, H, W) in [0, 1]."""
+    return torch.as_tensor(images).permute(0, 3, 1, 2).float().div(255)
+
+
+def train(preset: Preset, batch: int = 64) -> Iterator[dict[str, float]]:
+    """Train, resume and finally save to ``work/ruler.safetensors``."""
+    images, labels = data.load(preset)
+    torch.manual_seed(preset.seed)
+    model = Ruler(ATTRIBUTES).to(device(), memory_format=torch.channels_last)
+
+    def loss(step: int, rng: torch.Generator) -> dict[str, torch.Tensor]:
+        index = torch.randint(preset.drawings, (batch,), generator=rng).numpy()
+        _, logits = model(damage(unit(images[index]), rng).to(device()))
+        target = torch.as_tensor(labels[index]).long().to(device())
+        terms = [F.cross_entropy(logits[name], target[:, i]) for i, name in enumerate(ATTRIBUTES)]
+        right = torch.stack([(logits[name].argmax(1) == target[:, i]).float().mean() for i, name in enumerate(ATTRIBUTES)])
+        return {"loss": torch.stack(terms).mean(), "right": right.mean()}
+
+    yield from fit(model, loss, steps=preset.ruler_steps, lr=3e-3, folder=preset.work / "ruler", seed=preset.seed + 1)
+    with torch.no_grad():
+        model.mean.zero_()
+        model.mean.copy_(torch.cat([model(unit(images[i : i + 250]).to(device()))[0] for i in range(0, min(5_000, len(images)), 250)]).mean(0))
+    save_file({k: v.contiguous() for k, v in model.state_dict().items()}, preset.work / "ruler.safetensors")
+
+
+@torch.no_grad()
+def accuracy(model: Ruler, images, labels) -> dict[str, float]:
+    """Share of right answers for each attribute on drawings (N, H, W, 3) uint8 with labels (N, attributes)."""
+    hits = {name: 0 for name in ATTRIBUTES}
+    for i in range(0, len(images), 250):
+        _, logits = model(unit(images[i : i + 250]).to(device()))
+        target = torch.as_tensor(labels[i : i + 250]).long().to(device())
+        for column, name in enumerate(ATTRIBUTES):
+            hits[name] += int((logits[name].argmax(1) == target[:, column]).sum())
+    return {name: count / len(images) for name, count in hits.items()}

@@ -1,0 +1,96 @@
+"""One training loop for every stage: a generator that resumes after a kill, averages weights and keeps its curve."""
+
+from __future__ import annotations
+
+import json
+import math
+import os
+import time
+from collections.abc import Callable, Iterator
+from pathlib import Path
+
+import torch
+from torch import nn
+from torch.optim.swa_utils import AveragedModel, get_ema_multi_avg_fn
+
+Batch = Callable[[torch.Generator, int], tuple]
+
+
+def device() -> torch.device:
+    return torch.device("cuda" if torch.cuda.is_available() else "cpu")
+
+
+def warm_cosine(step: int, steps: int, warmup: int = 100) -> float:
+    """Share of the peak learning rate: linear warm-up, then half a cosine down to zero."""
+    return min(1.0, (step + 1) / warmup) * 0.5 * (1 + math.cos(math.pi * min(1.0, step / steps)))
+
+
+def fit(
+    model: nn.Module,
+    loss: Callable[[int, torch.Generator], dict[str, torch.Tensor]],
+    *,
+    steps: int,
+    lr: float,
+    folder: Path,
+    seed: int = 0,
+    weight_decay: float = 0.01,
+    ema: float = 0.0,
+    clip: float = 1.0,
+    save_every: float = 60.0,
+) -> Iterator[dict[str, float]]:
+    """Minimise ``loss(step, generator)["loss"]`` with AdamW, yielding the loss terms of every step.
+
+    The generator handed to ``loss`` depends on ``(seed, step)`` alone, so a run that was killed and resumed sees the batches
+    that an unbroken run sees. Every ``save_every`` seconds the state goes to ``folder/checkpoint.pt`` (atomically) and the
+    curve to ``folder/curve.jsonl``. With ``ema`` > 0 the model holds the averaged weights at the end.
+    """
+    folder.mkdir(parents=True, exist_ok=True)
+    checkpoint, curve = folder / "checkpoint.pt", folder / "curve.jsonl"
+    trained = [p for p in model.parameters() if p.requires_grad]
+    optimiser = torch.optim.AdamW(trained, lr=lr, weight_decay=weight_decay, betas=(0.9, 0.99))
+    average = AveragedModel(model, multi_avg_fn=get_ema_multi_avg_fn(ema)) if ema else None
+    start, seconds = 0, 0.0
+    if checkpoint.exists():
+        state = torch.load(checkpoint, weights_only=True, map_location=device())
+        model.load_state_dict(state["model"])
+        optimiser.load_state_dict(state["optimiser"])
+        if average:
+            average.load_state_dict(state["average"])
+        start, seconds = state["step"], state["seconds"]
+        kept = [line for line in curve.read_text().splitlines() if json.loads(line)["step"] <= start]
+        curve.write_text("".join(line + "\n" for line in kept))
+
+    began, saved = time.monotonic(), time.monotonic()
+    model.train()
+    with curve.open("a") as log:
+        for step in range(start, steps):
+            for group in optimiser.param_groups:
+                group["lr"] = lr * warm_cosine(step, steps)
+            terms = loss(step, torch.Generator().manual_seed(seed * 1_000_003 + step))
+            if not torch.isfinite(terms["loss"]):
+                raise FloatingPointError(f"the loss is {terms['loss'].item()} at step {step} of {folder.name}")
+            optimiser.zero_grad(set_to_none=True)
+            terms["loss"].backward()
+            nn.utils.clip_grad_norm_(trained, clip)
+            optimiser.step()
+            if average:
+                average.update_parameters(model)
+            row = {"step": step + 1, **{name: float(value) for name, value in terms.items()}}
+            log.write(json.dumps(row) + "\n")
+            if time.monotonic() - saved > save_every or step + 1 == steps:
+                saved = time.monotonic()
+                log.flush()
+                state = {"model": model.state_dict(), "optimiser": optimiser.state_dict(), "step": step + 1}
+                state |= {"seconds": seconds + saved - began}
+                state |= {"average": average.state_dict()} if average else {}
+                torch.save(state, checkpoint.with_suffix(".tmp"))
+                os.replace(checkpoint.with_suffix(".tmp"), checkpoint)
+            yield row | {"steps": steps}
+    if average:
+        model.load_state_dict(average.module.state_dict())
+    model.eval()
+
+
+def seconds_spent(folder: Path) -> float:
+    """Training time recorded in a stage's checkpoint."""
+    return float(torch.load(folder / "checkpoint.pt", weights_only=True, map_location="cpu")["seconds"])
