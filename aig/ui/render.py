@@ -7,6 +7,7 @@ import html
 import io
 import math
 from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
 
 import numpy as np
 from PIL import Image
@@ -46,3 +47,186 @@ def data_url(picture: np.ndarray, *, final: bool) -> str:
     else:
         Image.fromarray(picture).save(buffer, "webp", quality=82, method=0)
     return f"data:image/{'png' if final else 'webp'};base64,{base64.b64encode(buffer.getvalue()).decode()}"
+
+
+# --- the annealing curve -------------------------------------------------------------------------------------------------
+
+_WIDTH, _HEIGHT = 320, 148
+_LEFT, _RIGHT, _TOP, _BOTTOM = 40, 312, 10, 124
+
+
+def _frame(top: float) -> tuple[str, object]:
+    """Axes of the curve for shares in [0, top] and the function from (progress, share) to "x,y"."""
+
+    def at(progress: float, share: float) -> tuple[float, float]:
+        return _LEFT + progress * (_RIGHT - _LEFT), _BOTTOM - share / top * (_BOTTOM - _TOP)
+
+    def rule(share: float, name: str) -> str:
+        _, y = at(0, share)
+        return (
+            f'<line class="grid" x1="{_LEFT}" x2="{_RIGHT}" y1="{y:.1f}" y2="{y:.1f}"/>'
+            f'<text x="{_LEFT - 6}" y="{y + 4:.1f}" text-anchor="end">{name}</text>'
+        )
+
+    marks = rule(0, "base") + rule(1, "tuned") + (rule(top, f"{top:g}×") if top > 1 else "")
+    ends = (
+        f'<text x="{_LEFT}" y="{_HEIGHT - 6}">noise</text>'
+        f'<text x="{_RIGHT}" y="{_HEIGHT - 6}" text-anchor="end">image</text>'
+    )
+    return marks + ends, at
+
+
+def curve(schedule: Schedule, steps: int, *, closed: bool, cost: str) -> str:
+    """The schedule over denoising progress as an SVG figure, with a dot at each real step's share and the cost below."""
+    shares = weights(schedule, steps, closed=closed)
+    line = [(i / 200, schedule(i / 200)) for i in range(201)]
+    top = max(1.0, *(share for _, share in line), *shares)
+    axes, at = _frame(top)
+    path = " ".join(f"{x:.1f},{y:.1f}" for x, y in (at(*point) for point in line))
+    last = steps - 1 if closed else steps
+    radius = max(2.4, min(4.5, 90 / steps))
+    dots = "".join(
+        '<circle class="dot" cx="{:.1f}" cy="{:.1f}" r="{:.1f}" style="--g:{:.3f}"><title>step {}: {:.3f}</title></circle>'.format(
+            *at(i / max(1, last), share), radius, min(1.0, share), i + 1, share
+        )
+        for i, share in enumerate(shares)
+    )
+    name = escape(schedule.name)
+    spoken = f"Share of the tuned model, schedule {name}: {shares[0]:.2f} at the first of {steps} steps, {shares[-1]:.2f} at the last"
+    area = f"{_LEFT},{_BOTTOM} {path} {_RIGHT},{_BOTTOM}"
+    return (
+        f'<figure class="curve"><svg viewBox="0 0 {_WIDTH} {_HEIGHT}" role="img" aria-label="{spoken}">{axes}'
+        f'<polygon class="area" points="{area}"/><polyline class="share" points="{path}"/>{dots}</svg>'
+        f"<figcaption><b>{name}</b><span>{escape(cost)}</span></figcaption></figure>"
+    )
+
+
+def no_curve(problem: str) -> str:
+    """The empty axes and the one sentence that says why nothing is drawn."""
+    axes, _ = _frame(1.0)
+    return (
+        f'<figure class="curve"><svg viewBox="0 0 {_WIDTH} {_HEIGHT}" role="img" aria-label="No curve">{axes}</svg>'
+        f'<figcaption role="alert"><span class="wrong">{escape(problem)}</span></figcaption></figure>'
+    )
+
+
+# --- the stage: the sentence, the progress, the columns, the open attributes ------------------------------------------------
+
+
+@dataclass(frozen=True, kw_only=True)
+class Metric:
+    """One score of one column, already worded: "0.267", "−0.14", "0.24 to 0.29"."""
+
+    label: str
+    value: str
+    delta: str = ""  # against base
+    note: str = ""  # its interval, or why there is none
+
+
+@dataclass(frozen=True, kw_only=True)
+class Bar:
+    """How one column's images divide over the values of one attribute; shares add up to 1."""
+
+    kind: str
+    shares: Mapping[str, float]
+    entropy: float  # normalised, in [0, 1]
+
+
+@dataclass(frozen=True, kw_only=True)
+class Column:
+    """One grid with its scores; ``kind`` chooses the colour: base, tuned or aig."""
+
+    kind: str
+    title: str
+    about: str
+    metrics: Sequence[Metric]
+    picture: str  # data URL, "" before the first preview
+    alt: str
+
+
+@dataclass(frozen=True, kw_only=True)
+class Stage:
+    """Everything right of the controls at one moment of a run."""
+
+    state: str  # idle, waiting, running, done or stopped
+    asked: str  # HTML made by ``asked``
+    sentence: str
+    status: str
+    share: float  # of the steps done, in [0, 1]
+    images: int
+    columns: Sequence[Column]
+    attributes: Mapping[str, Sequence[Bar]]
+    notice: str = ""
+
+
+def stage(view: Stage) -> str:
+    """The whole stage. Its structure does not depend on the state, so updates change attributes and the layout stays put."""
+    quiet = "" if view.state == "done" else ' class="quiet"'
+    percent = f"{100 * view.share:.0f}"
+    notice = f'<p class="notice" role="status">{escape(view.notice)}</p>' if view.notice else ""
+    columns = "".join(_column(column, view.images) for column in view.columns)
+    return (
+        f'<div class="stage" data-state="{escape(view.state)}">'
+        f'<div class="sentence" aria-live="polite"><p class="asked">{view.asked}</p><h2{quiet}>{escape(view.sentence)}</h2></div>'
+        f'<div class="progress"><div class="rail" role="progressbar" aria-label="Denoising" aria-valuemin="0" aria-valuemax="100"'
+        f' aria-valuenow="{percent}"><i style="width:{percent}%"></i></div><span>{escape(view.status)}</span></div>'
+        f'<div class="notices">{notice}</div>'
+        f'<div class="arms" style="--count:{len(view.columns)}">{columns}</div>{_attributes(view)}</div>'
+    )
+
+
+def asked(prompt: str, *, seed: int, images: int, steps: int, schedule: str) -> str:
+    """The line above the sentence: what was asked for."""
+    words = f"<q>{escape(prompt)}</q>" if prompt.strip() else "<q>anything</q> (no prompt)"
+    many = f"{images} images" if images > 1 else "1 image"
+    return f"{words} · {many} a column · seed {seed} · {steps} steps · {escape(schedule)}"
+
+
+def _column(column: Column, images: int) -> str:
+    across, down = shape(images)
+    cells = "".join("<i></i>" if i < images else '<i class="blank"></i>' for i in range(across * down))
+    picture = f'<img src="{column.picture}" alt="{escape(column.alt)}" decoding="sync">' if column.picture else ""
+    scores = "".join(
+        f'<div><dt>{escape(m.label)}</dt><dd>{escape(m.value)}<em>{escape(m.delta)}</em><small>{escape(m.note)}</small></dd></div>'
+        for m in column.metrics
+    )
+    return (
+        f'<article class="arm {escape(column.kind)}"><h3>{escape(column.title)}<small>{escape(column.about)}</small></h3>'
+        f'<dl class="scores">{scores}</dl>'
+        f'<figure class="mosaic{"" if picture else " empty"}" style="aspect-ratio:{across}/{down}">{picture}'
+        f'<div class="cells" style="grid-template:repeat({down},1fr)/repeat({across},1fr)">{cells}</div></figure></article>'
+    )
+
+
+def _attributes(view: Stage) -> str:
+    if not view.attributes:
+        return ""
+    lost = {name: bars[0].entropy - bars[1].entropy for name, bars in view.attributes.items() if len(bars) > 1}
+    most = max(lost, key=lost.get, default=None)
+    flagged = most if view.state == "done" and lost.get(most, 0) > 0.1 else None
+    rows = "".join(
+        f'<section class="attribute"><h4>{escape(name)}{"<span class=flag>collapsed most</span>" if name == flagged else ""}</h4>'
+        f"{''.join(map(_bar, bars))}</section>"
+        for name, bars in view.attributes.items()
+    )
+    return (
+        '<section class="open"><header><h3>What collapsed?</h3><p>How the images divide over what the prompt left open. '
+        "1.00 means all values equally often, 0.00 means a single one.</p></header>"
+        f'<div class="attributes">{rows}</div></section>'
+    )
+
+
+def _bar(bar: Bar) -> str:
+    """Segments in the declared order of the values; the larger, the stronger the colour."""
+    drawn = [(value, share) for value, share in bar.shares.items() if share > 0.005]
+    segments = "".join(
+        f'<i class="{"named" if share * 26 > len(value) else ""}" style="--share:{share:.3f};--tint:{22 + 60 * share:.0f}%" '
+        f'title="{escape(value)} {share:.0%}">{escape(value) if share * 26 > len(value) else ""}</i>'
+        for value, share in drawn
+    )
+    spoken = ", ".join(f"{value} {share:.0%}" for value, share in drawn)
+    title = {"aig": "AIG"}.get(bar.kind, bar.kind)
+    return (
+        f'<div class="bar {escape(bar.kind)}"><b>{escape(title)}</b><div class="shares" role="img" aria-label="{escape(spoken)}">{segments}</div>'
+        f"<span>{bar.entropy:.2f}</span></div>"
+    )

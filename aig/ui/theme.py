@@ -8,14 +8,12 @@ import gradio as gr
 
 HERE = Path(__file__).parent
 STYLES = (HERE / "page.css", HERE / "compare.css")
-HEAD = HERE / "head.html"
 
 # System stacks only: the page must look the same without any network.
 SANS = ("Inter", "ui-sans-serif", "system-ui", "-apple-system", "Segoe UI", "Roboto", "Helvetica Neue", "sans-serif")
 MONO = ("ui-monospace", "SF Mono", "Cascadia Mono", "Menlo", "Consolas", "DejaVu Sans Mono", "monospace")
 
 _COLOURS = {
-    "body_background_fill": "var(--ground)",
     "body_text_color": "var(--ink)",
     "body_text_color_subdued": "var(--soft)",
     "background_fill_primary": "var(--panel)",
@@ -70,6 +68,8 @@ def theme() -> gr.themes.Base:
     return base.set(
         **_COLOURS,
         **{f"{name}_dark": value for name, value in _COLOURS.items()},
+        body_background_fill="#f3f1ec",  # written out, because they are painted before page.css arrives
+        body_background_fill_dark="#0e1115",
         block_border_width="0px",
         block_shadow="none",
         block_padding="0px",
@@ -83,3 +83,19 @@ def theme() -> gr.themes.Base:
         button_transform_hover="none",
         button_transform_active="none",
     )
+
+
+def head() -> str:
+    """The page's own styles; through ``head`` they arrive unprefixed, which launch's ``css`` would not keep (@container)."""
+    styles = "".join(f"<style>{path.read_text()}</style>" for path in STYLES)
+    return (HERE / "head.html").read_text() + styles
+
+
+def masthead() -> str:
+    """The line above every page: the mark, the name and the switch between light and dark."""
+    return (HERE / "masthead.html").read_text()
+
+
+def masthead_script() -> str:
+    """What the switch does."""
+    return (HERE / "masthead.js").read_text()

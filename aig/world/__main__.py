@@ -13,6 +13,12 @@ from aig.world.presets import PRESETS
 STAGES = {
     "data": ("data", "make"),
     "autoencoder": ("autoencoder", "train"),
+    "denoiser": ("denoiser", "train"),
+    "ruler": ("ruler", "train"),
+    "rewards": ("preference", "train"),
+    "draft": ("draft", "train"),
+    "ship": ("ship", "run"),
+    "evaluate": ("evaluate", "run"),
 }
 
 

@@ -150,7 +150,7 @@ def standardise(model: PreferenceReward, preset: Preset, images, labels) -> None
     rng = torch.Generator().manual_seed(0)
     n = min(2_000, preset.drawings)
     prompts = [caption(decode(row), rng, 0.3) for row in labels[:n]]
-    raw = torch.cat([model.raw(unit(images[i : i + 250]).to(device()), prompts[i : i + 250]) for i in range(0, n, 250)])
+    raw = torch.cat([model.raw(unit(images[i : min(i + 250, n)]).to(device()), prompts[i : i + 250]) for i in range(0, n, 250)])
     model.shift.copy_(raw.mean())
     model.scale.copy_(raw.std())
 

@@ -75,7 +75,7 @@ def fit(
             optimiser.step()
             if average:
                 average.update_parameters(model)
-            row = {"step": step + 1, **{name: float(value) for name, value in terms.items()}}
+            row = {"step": step + 1, **{name: float(value.detach()) for name, value in terms.items()}}
             log.write(json.dumps(row) + "\n")
             if time.monotonic() - saved > save_every or step + 1 == steps:
                 saved = time.monotonic()

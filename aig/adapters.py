@@ -1,0 +1,179 @@
+"""Base and tuned model over one set of base weights: a LoRA switched on and off, or a second denoiser.
+
+``fused`` makes that second denoiser out of a LoRA: W + scale * alpha/rank * B @ A, faster than peft layers and safe to
+share between threads, at the price of a copy of the weights. LoRA files are in the format of diffusers'
+``save_lora_weights``.
+"""
+
+from __future__ import annotations
+
+import copy
+import json
+import math
+import re
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager
+from pathlib import Path
+
+import torch
+from diffusers import DiffusionPipeline
+from torch import Tensor, nn
+
+MAX_STRENGTH = 10.0  # largest |scale * alpha / rank| taken for a real LoRA
+
+
+def denoiser(pipe: DiffusionPipeline) -> nn.Module:
+    """The module that predicts the noise: ``pipe.unet`` or ``pipe.transformer``. ValueError if there is neither."""
+    module = getattr(pipe, "unet", None) or getattr(pipe, "transformer", None)
+    if module is None:
+        raise ValueError(f"{type(pipe).__name__} has no denoiser: it needs a unet or a transformer")
+    return module
+
+
+def pair(base: nn.Module, tuned: nn.Module | None = None) -> tuple[Callable, Callable]:
+    """The base and the tuned model as two functions with the signature of ``base.forward``, as it is at this moment.
+
+    With ``tuned`` they are the two modules as they stand; without it, ``base`` with its LoRA off and on, every layer's
+    state returning after each call. Raises ValueError when there is no LoRA, or it is fused into the weights.
+    """
+    forward = base.forward
+    if tuned is not None:
+        return forward, tuned
+    layers = lora_layers(base)
+    if not layers:
+        raise ValueError("no LoRA is loaded in the pipeline's denoiser: load one, or give the tuned denoiser")
+    if any(layer.merged for layer in layers):
+        raise ValueError("the pipeline's LoRA is fused into the base weights: call unfuse_lora() first")
+
+    def switched(on: bool) -> Callable:
+        def call(*args, **kwargs):
+            with _lora(layers, on):
+                return forward(*args, **kwargs)
+
+        return call
+
+    return switched(False), switched(True)
+
+
+def lora_layers(module: nn.Module) -> list[nn.Module]:
+    """The peft layers of a module, none when no adapter is attached."""
+    from peft.tuners.tuners_utils import BaseTunerLayer
+
+    return [layer for layer in module.modules() if isinstance(layer, BaseTunerLayer)]
+
+
+def fused(denoiser: nn.Module, lora: str | Path | Mapping[str, Tensor], scale: float = 1.0) -> nn.Module:
+    """A copy of the denoiser with a LoRA fused into its weights; the denoiser itself stays as it is.
+
+    lora: a safetensors file or its tensors. scale: 0 for the base, 1 as trained, negative turns away from the tuning.
+    Raises ValueError when the file is not a plain LoRA of this denoiser or holds values that cannot be right.
+    """
+    added = increments(denoiser, lora, scale)
+    twin = copy.deepcopy(denoiser).requires_grad_(False)
+    for name, increment in added.items():
+        weight = twin.get_parameter(f"{name}.weight")
+        weight.copy_((weight.float() + increment.to(weight.device)).to(weight.dtype))
+    return twin
+
+
+@torch.no_grad()
+def increments(
+    denoiser: nn.Module, lora: str | Path | Mapping[str, Tensor], scale: float = 1.0
+) -> dict[str, Tensor]:
+    """What a LoRA adds to each layer's weight: layer name -> scale * alpha/rank * B @ A, in its shape, float32.
+
+    Checks everything that stock loading lets through in silence, and so raises ValueError for: another file format, an
+    unknown tensor, half a pair, a layer or shape that the denoiser lacks, a rank above the layer's smaller side, a
+    strength beyond MAX_STRENGTH, NaN and infinity.
+    """
+    if lora_layers(denoiser):
+        raise ValueError("the denoiser already carries LoRA layers: call unload_lora_weights() first")
+    if not math.isfinite(scale):
+        raise ValueError(f"the LoRA scale must be a finite number, not {scale}")
+    tensors, settings = _read(lora) if isinstance(lora, (str, Path)) else (lora, {})
+    modules, found = dict(denoiser.named_modules()), {}
+    for layer, (down, up) in _pairs(tensors).items():
+        weight = getattr(modules.get(layer), "weight", None)
+        if not isinstance(modules.get(layer), (nn.Linear, nn.Conv2d)) or weight is None:
+            raise ValueError(f"the LoRA tunes {layer!r}, which is not a linear or convolution layer of this denoiser")
+        rank, smaller = len(down), min(len(weight), weight[0].numel())
+        if down.shape[1:] != weight.shape[1:] or up.shape[:2] != (len(weight), rank) or up[0, 0].numel() != 1:
+            raise ValueError(
+                f"the LoRA's shapes {tuple(down.shape)} and {tuple(up.shape)} do not fit {layer!r} "
+                f"of {tuple(weight.shape)}"
+            )
+        if not 1 <= rank <= smaller:
+            raise ValueError(f"the LoRA has rank {rank} for {layer!r}, where 1 to {smaller} is possible")
+        strength = scale * _alpha_over_rank(settings, layer, rank)
+        if not abs(strength) <= MAX_STRENGTH:
+            raise ValueError(f"scale * alpha / rank is {strength:g} for {layer!r}, at most {MAX_STRENGTH:g} is sane")
+        increment = strength * (up.flatten(1).float() @ down.flatten(1).float())
+        if not torch.isfinite(increment).all():
+            raise ValueError(f"the LoRA holds NaN or infinite values for {layer!r}")
+        found[layer] = increment.view(weight.shape)
+    return found
+
+
+@contextmanager
+def _lora(layers: list[nn.Module], on: bool) -> Iterator[None]:
+    """LoRA layers on or off for a while. peft's enable_adapters would also change which parameters train."""
+    before = [layer.disable_adapters for layer in layers]
+    for layer in layers:
+        layer._disable_adapters = not on
+    try:
+        yield
+    finally:
+        for layer, was in zip(layers, before):
+            layer._disable_adapters = was
+
+
+def _read(path: str | Path) -> tuple[dict[str, Tensor], dict]:
+    """The tensors of a safetensors file, and the settings (rank, alpha, ...) that diffusers may keep beside them."""
+    from safetensors import SafetensorError, safe_open
+
+    if Path(path).suffix != ".safetensors":
+        raise ValueError(f"{Path(path).name!r} is not a .safetensors file, the only format that is read")
+    try:
+        with safe_open(path, framework="pt") as file:
+            tensors = {key: file.get_tensor(key) for key in file.keys()}
+            settings = json.loads((file.metadata() or {}).get("lora_adapter_metadata", "{}"))
+    except (OSError, SafetensorError, ValueError) as error:
+        raise ValueError(f"{Path(path).name!r} cannot be read as safetensors: {error}") from error
+    return tensors, settings if isinstance(settings, dict) else {}
+
+
+def _pairs(tensors: Mapping[str, Tensor]) -> dict[str, tuple[Tensor, Tensor]]:
+    """Layer name -> (A, B): (rank, in, ...) and (out, rank, ...)."""
+    halves: dict[str, dict[str, Tensor]] = {}
+    for key, tensor in tensors.items():
+        part, _, name = key.partition(".")
+        layer, _, half = name.removesuffix(".weight").rpartition(".")
+        if part not in ("unet", "transformer") or half not in ("lora_A", "lora_B") or not name.endswith(".weight"):
+            raise ValueError(
+                f"the LoRA holds {key!r}, where only lora_A.weight and lora_B.weight of unet. or transformer. layers "
+                "are read"
+            )
+        if tensor.ndim < 2 or 0 in tensor.shape or not tensor.is_floating_point():
+            raise ValueError(f"the LoRA's {key!r} is not a matrix of real numbers")
+        halves.setdefault(layer, {})[half] = tensor
+    if not halves:
+        raise ValueError("the LoRA holds no tensors")
+    if lonely := [layer for layer, pair in halves.items() if len(pair) != 2]:
+        raise ValueError(f"the LoRA has only one of lora_A and lora_B for {lonely[0]!r}")
+    return {layer: (pair["lora_A"], pair["lora_B"]) for layer, pair in halves.items()}
+
+
+def _alpha_over_rank(settings: dict, layer: str, rank: int) -> float:
+    """alpha/rank by the file's own settings, which stock loading obeys too; 1 when it has none."""
+    settings = {key.partition(".")[2]: value for key, value in settings.items()}  # without the "unet." in front
+    alpha = settings.get("lora_alpha", rank)
+    pattern = settings.get("alpha_pattern")
+    for name, value in pattern.items() if isinstance(pattern, dict) else ():
+        if not re.fullmatch(r"[\w.]+", name):  # peft reads regular expressions, which no stranger should bring
+            raise ValueError(f"the LoRA's alpha_pattern {name!r} is not a layer name")
+        if f".{layer}".endswith(f".{name}"):
+            alpha = value
+            break
+    if isinstance(alpha, bool) or not isinstance(alpha, (int, float)):
+        raise ValueError(f"the LoRA's alpha {alpha!r} is not a number")
+    return alpha / (math.sqrt(rank) if settings.get("use_rslora") else rank)

@@ -1,0 +1,195 @@
+"""Columns x seeds: several schedules side by side on the same noise, in one call of a stock diffusers pipeline.
+
+What this leaves out: the solver, the prompt and the classifier-free guidance, which stay the pipeline's.
+"""
+
+from __future__ import annotations
+
+import functools
+import time
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass
+
+import torch
+from diffusers import DiffusionPipeline
+from torch import Tensor, nn
+
+from aig.adapters import denoiser
+from aig.guidance import Ledger, annealed, step_of
+
+
+@dataclass(frozen=True, kw_only=True)
+class Column:
+    """One schedule to compare: its T shares of the tuned model."""
+
+    name: str
+    weights: tuple[float, ...]
+
+
+@dataclass(frozen=True, kw_only=True)
+class Frame:
+    """The images at one moment of a run: predicted clean images on the way, the result when ``final``."""
+
+    step: int  # 1 to steps
+    steps: int
+    images: Tensor  # (columns, N, 3, H, W) in [0, 1], float32, on the CPU
+    rows: int  # model rows so far: one image, one prompt branch, one evaluation each
+    seconds: float
+    final: bool
+
+
+class Stopped(Exception):
+    """The run was stopped on request."""
+
+
+def initial_latents(pipe: DiffusionPipeline, seeds: Sequence[int]) -> Tensor:
+    """Unit noise (N, C, h, w), float32 on the CPU; image k depends on seed k alone, not on how many there are."""
+    return torch.cat([_noise(pipe, seed)[0] for seed in seeds])
+
+
+@torch.no_grad()
+def sample(
+    pipe: DiffusionPipeline,
+    columns: Sequence[Column],
+    *,
+    prompt: str,
+    seeds: Sequence[int],
+    steps: int,
+    guidance: float,
+    tuned: nn.Module | None = None,
+    on_frame: Callable[[Frame], None] | None = None,
+    stop: Callable[[], bool] | None = None,
+    preview_share: float = 0.1,
+) -> Frame:
+    """All columns for one prompt, one image a seed, and the final Frame.
+
+    steps: T, the length of every column's weights. guidance: the classifier-free guidance scale, off up to 1.
+    tuned: the tuned denoiser, None for the LoRA loaded in the pipeline.
+    on_frame: receives previews; the final Frame is only returned. A step is shown when previews (consumer included)
+    have cost at most ``preview_share`` of the model's time so far, so the first always is; the last one never.
+    stop: asked before the run and after every evaluation; once true, no more models run and Stopped is raised.
+    Raises ValueError for empty or ill-fitting arguments, FloatingPointError when latents are not finite. The pipeline
+    is left as it was in every case.
+    """
+    _check(columns, seeds, steps)
+    table = list(zip(*(column.weights for column in columns for _ in seeds)))  # (T, columns * N)
+    noises = [_noise(pipe, seed) for _ in columns for seed in seeds]
+    start, spent = time.perf_counter(), 0.0
+
+    def frame(step: int, latents: Tensor, final: bool) -> Frame:
+        images = _decode(pipe, latents, ledger).unflatten(0, (len(columns), len(seeds)))
+        seconds = time.perf_counter() - start
+        return Frame(step=step, steps=steps, images=images, rows=ledger.total, seconds=seconds, final=final)
+
+    def after_evaluation(output: Tensor, timestep: Tensor, latents: Tensor) -> None:
+        nonlocal spent
+        if stop is not None and stop():
+            pipe._interrupt = True
+            return
+        step, now = 1 + step_of(pipe, timestep, steps), time.perf_counter()
+        if on_frame is None or step == steps or spent > preview_share * (now - start - spent):
+            return
+        on_frame(frame(step, clean_latents(pipe.scheduler, output, timestep, latents), False))
+        spent += time.perf_counter() - now
+
+    if stop is not None and stop():
+        raise Stopped
+    with (
+        annealed(pipe, table, tuned, groups=[*seeds] * len(columns)) as ledger,
+        _watched(pipe, after_evaluation),
+    ):
+        latents = pipe(
+            prompt=[prompt] * len(noises),
+            num_inference_steps=steps,
+            guidance_scale=guidance,
+            latents=torch.cat([noise for noise, _ in noises]).to(denoiser(pipe).dtype),
+            generator=[generator for _, generator in noises],
+            output_type="latent",
+        ).images
+        if pipe._interrupt:
+            raise Stopped
+    if not torch.isfinite(latents).all():
+        raise FloatingPointError("the final latents are not finite: a weight or the guidance scale is too large")
+    return frame(steps, latents, True)
+
+
+def clean_latents(scheduler: object, output: Tensor, timestep: Tensor | float, latents: Tensor) -> Tensor:
+    """The clean latents x0 that a model output predicts at x_t; all (B, C, h, w).
+
+    Covers eps-, v- and x0-prediction of schedulers that keep x_t at unit variance (DDIM, DPM-Solver) or scale it up
+    (Euler, Heun), and flow velocities. Raises ValueError for any other prediction type.
+    """
+    kind = scheduler.config.get("prediction_type", "flow_prediction")
+    sigmas, index = getattr(scheduler, "sigmas", None), scheduler.timesteps.tolist().index(float(timestep))
+    if kind == "flow_prediction" or scheduler.config.get("use_flow_sigmas"):  # x_t = (1 - sigma) x0 + sigma noise
+        return latents - sigmas[index].to(latents) * output
+    if sigmas is None:
+        alpha2 = scheduler.alphas_cumprod[int(timestep)].to(latents)
+    else:  # sigma / alpha of every step
+        alpha2 = 1 / (1 + sigmas[index].to(latents) ** 2)
+    alpha, sigma = alpha2.sqrt(), (1 - alpha2).sqrt()
+    latents = scheduler.scale_model_input(latents, timestep)  # now x_t = alpha x0 + sigma noise
+    match kind:
+        case "epsilon":
+            return (latents - sigma * output) / alpha
+        case "v_prediction":
+            return alpha * latents - sigma * output
+        case "sample":
+            return output
+    raise ValueError(f"unknown prediction type {kind!r}: choose epsilon, v_prediction, sample or flow_prediction")
+
+
+def _check(columns: Sequence[Column], seeds: Sequence[int], steps: int) -> None:
+    if not columns or not seeds:
+        raise ValueError(f"a run needs at least one column and one seed, not {len(columns)} and {len(seeds)}")
+    for column in columns:
+        if len(column.weights) != steps:
+            raise ValueError(f"column {column.name!r} has {len(column.weights)} weights for {steps} steps")
+
+
+def _noise(pipe: DiffusionPipeline, seed: int) -> tuple[Tensor, torch.Generator]:
+    """Unit noise (1, C, h, w) of one image, and its generator, with which a stochastic scheduler goes on."""
+    config = denoiser(pipe).config
+    size = config.sample_size
+    generator = torch.Generator().manual_seed(seed)
+    height, width = (size, size) if isinstance(size, int) else size
+    return torch.randn((1, config.in_channels, height, width), generator=generator), generator
+
+
+@contextmanager
+def _watched(pipe: DiffusionPipeline, see: Callable[[Tensor, Tensor, Tensor], None]) -> Iterator[None]:
+    """Shows ``see`` every (output, timestep, x_t) on its way into scheduler.step, after classifier-free guidance.
+
+    The pipeline is silent meanwhile. Its scheduler.step, interrupt flag and progress bar return afterwards.
+    """
+    step, bar = pipe.scheduler.step, getattr(pipe, "_progress_bar_config", None)
+    before = vars(pipe.scheduler).get("step")
+
+    @functools.wraps(step)  # the pipeline looks at the signature to know whether to pass generators
+    def watched(model_output: Tensor, timestep: Tensor, sample: Tensor, **options):
+        see(model_output, timestep, sample)
+        return step(model_output, timestep, sample, **options)
+
+    pipe.scheduler.step = watched
+    pipe._progress_bar_config = {**(bar or {}), "disable": True}
+    try:
+        yield
+    finally:
+        del pipe.scheduler.step
+        if before is not None:
+            pipe.scheduler.step = before
+        del pipe._progress_bar_config
+        if bar is not None:
+            pipe._progress_bar_config = bar
+        pipe._interrupt = False
+
+
+def _decode(pipe: DiffusionPipeline, latents: Tensor, ledger: Ledger) -> Tensor:
+    """Latents (B, C, h, w) as images (B, 3, H, W) in [0, 1], images that are still one decoded once."""
+    distinct = sorted(set(ledger.leader))
+    config = pipe.vae.config
+    z = latents[distinct] / config.scaling_factor + (getattr(config, "shift_factor", None) or 0.0)
+    images = pipe.vae.decode(z.to(pipe.vae.dtype), return_dict=False)[0]
+    images = (images.float() / 2 + 0.5).clamp(0, 1).cpu()
+    return images[[distinct.index(b) for b in ledger.leader]]

@@ -1,0 +1,57 @@
+"""AIG Explorer: ``python app.py``, and the entry point of a Hugging Face Space."""
+
+from __future__ import annotations
+
+import argparse
+import os
+
+# Before gradio, diffusers and huggingface_hub are imported: nobody is counted, nothing is downloaded, no foreign code runs.
+os.environ["GRADIO_ANALYTICS_ENABLED"] = "False"
+os.environ.setdefault("HF_HUB_OFFLINE", "1")
+os.environ["DIFFUSERS_DISABLE_REMOTE_CODE"] = "1"
+
+import gradio as gr  # noqa: E402
+
+from aig import models  # noqa: E402
+from aig.engine import Engine  # noqa: E402
+from aig.ui import compare, theme  # noqa: E402
+
+DAY = 86_400  # seconds
+
+LAUNCH = {
+    "max_file_size": "1mb",  # the app takes no uploads at all; this bounds what the upload route accepts
+    "show_error": False,  # only messages meant for people (gr.Error) reach the page, never a traceback's text
+    "enable_monitoring": False,  # the monitoring page would show other people's requests
+    "allowed_paths": [],  # only files that this app made are served
+    "state_session_capacity": 200,  # a session keeps its last stage, under 1 MB
+    "run_history": False,  # prompts are not recorded, in no browser either
+    "footer_links": ["api"],  # the named endpoints are documented there
+    "ssr_mode": False,  # one Python process, no Node server beside it
+    "pwa": False,  # nothing to install
+}
+
+
+def build(engine: Engine) -> gr.Blocks:
+    """The whole app around a running engine, not launched yet."""
+    # Files that the API wrote are deleted when they are a day old.
+    with gr.Blocks(title="AIG Explorer", fill_width=True, delete_cache=(DAY // 24, DAY), analytics_enabled=False) as app:
+        gr.HTML(theme.masthead(), js_on_load=theme.masthead_script(), apply_default_css=False)
+        compare.build(app, engine)
+    # A bounded queue, and no way around it: api_open would let REST calls skip it.
+    return app.queue(max_size=64, api_open=False, default_concurrency_limit=8)
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__)
+    on_space = "SPACE_ID" in os.environ
+    parser.add_argument("--host", default="0.0.0.0" if on_space else "127.0.0.1")
+    parser.add_argument("--port", type=int, default=7860)
+    arguments = parser.parse_args()
+    app = build(Engine(models.load))
+    app.launch(
+        server_name=arguments.host, server_port=arguments.port, theme=theme.theme(), head=theme.head(), **LAUNCH
+    )
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,72 @@
+"""A small real model and the real app around it, served on a free port, for the tests of the interface."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from functools import lru_cache
+from pathlib import Path
+
+import torch
+from diffusers import StableDiffusionPipeline
+
+import app
+from aig.adapters import fused
+from aig.engine import Engine
+from aig.features import Ruler
+from aig.models import Model
+from aig.ui import theme
+from aig.world.portraits import ATTRIBUTES
+
+
+def tiny_model(pipe: StableDiffusionPipeline, lora_file: Path, kl: tuple[float, ...] = (0.0, 0.5, 2.0)) -> Model:
+    """A Model of real classes: random weights, 16x16 images, brightness and redness as its rewards."""
+    torch.manual_seed(2)
+    ruler = Ruler(ATTRIBUTES, widths=(8, 8, 8, 8)).eval()
+
+    @torch.no_grad()
+    def measure(images):
+        features, logits = ruler(images)
+        return features, {name: (20 * values).softmax(1) for name, values in logits.items()}
+
+    return Model(
+        name="tiny",
+        pipe=pipe,
+        rewards={
+            "preference": lambda images, prompts: images.mean(dim=(1, 2, 3)),
+            "held-out": lambda images, prompts: images[:, 0].mean(dim=(1, 2)),
+        },
+        kl=kl,
+        twin=lru_cache(lambda coefficient, scale: fused(pipe.unet, lora_file, scale / (1 + coefficient))),
+        measure=measure,
+        values=ATTRIBUTES,
+        max_words=6,
+    )
+
+
+def slowed(pipe: StableDiffusionPipeline, seconds: float) -> list[float]:
+    """Make every evaluation of the base denoiser take at least ``seconds``; returns the list of their times, growing."""
+    times: list[float] = []
+
+    def wait(module, inputs):
+        times.append(time.monotonic())
+        time.sleep(seconds)
+
+    pipe.unet.conv_in.register_forward_pre_hook(wait)
+    return times
+
+
+@contextmanager
+def served(load: Callable[[], Model]) -> Iterator[str]:
+    """The address of the launched app."""
+    engine = Engine(load)
+    blocks = app.build(engine)
+    try:
+        _, url, _ = blocks.launch(
+            server_name="127.0.0.1", prevent_thread_lock=True, quiet=True, theme=theme.theme(), head=theme.head(), **app.LAUNCH
+        )
+        yield url.rstrip("/")
+    finally:
+        blocks.close(verbose=False)
+        engine.close()

@@ -1,0 +1,163 @@
+"""Rendering: well-formed, text stays text, and the pictures hold exactly the pixels they were given."""
+
+from __future__ import annotations
+
+import base64
+import io
+import re
+from html import unescape
+from html.parser import HTMLParser
+from xml.etree import ElementTree
+
+import numpy as np
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+from PIL import Image
+
+from aig import schedules
+from aig.ui import render
+
+HOSTILE = [
+    "<img src=x onerror=alert(1)>", "</h2><script>alert(1)</script>", '" onmouseover="alert(1)', "' autofocus onfocus='alert(1)",
+    "${alert(1)}", "`${alert(1)}`", "{{constructor}}", "\\${alert(1)}", "&lt;b&gt;", "<!--", "]]>", "\u202egnp.exe", "a\nb",
+]  # fmt: skip
+
+
+class Tags(HTMLParser):
+    """Collects the tags, the attribute names and the text of a fragment, and checks that every tag is closed in order."""
+
+    VOID = {"img", "br"}
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.tags, self.attributes, self.text, self.open = set(), set(), "", []
+
+    def handle_starttag(self, tag, attrs):
+        self.tags.add(tag)
+        self.attributes |= {name for name, _ in attrs}
+        if tag not in self.VOID:
+            self.open.append(tag)
+
+    def handle_endtag(self, tag):
+        assert self.open.pop() == tag
+
+    def handle_data(self, data):
+        self.text += data
+
+
+def parse(fragment: str) -> Tags:
+    tags = Tags()
+    tags.feed(fragment)
+    tags.close()
+    assert not tags.open
+    return tags
+
+
+def a_stage(text: str, state: str = "done", picture: str = "data:image/png;base64,AA==") -> render.Stage:
+    bars = [render.Bar(kind=kind, shares={text: 0.6, "b": 0.4}, entropy=e) for kind, e in (("base", 0.97), ("tuned", 0.2), ("aig", 0.9))]
+    columns = [
+        render.Column(
+            kind=kind,
+            title=text,
+            about=text,
+            metrics=[render.Metric(label=text, value=text, delta=text, note=text)],
+            picture=picture,
+            alt=text,
+        )
+        for kind in ("base", "tuned", "aig")
+    ]
+    return render.Stage(
+        state=state,
+        asked=render.asked(text, seed=1, images=5, steps=4, schedule=text),
+        sentence=text,
+        status=text,
+        share=0.5,
+        images=5,
+        columns=columns,
+        attributes={text: bars},
+        notice=text,
+    )
+
+
+@pytest.mark.parametrize("text", HOSTILE)
+def test_outside_text_is_only_ever_text(text):
+    harmless = parse(render.stage(a_stage("x")))
+    page = render.stage(a_stage(text))
+    seen = parse(page)
+    assert seen.tags == harmless.tags and seen.attributes == harmless.attributes
+    assert not re.search(r"[`$\\{}]", page)
+    assert text in seen.text
+
+
+@given(st.text())
+def test_escape_keeps_the_text_and_nothing_else(text):
+    escaped = render.escape(text)
+    assert unescape(escaped).replace("\r", "") == text.replace("\r", "") or "\0" in text
+    assert not re.search(r"[<>\"'`$\\{}]", escaped)
+
+
+@pytest.mark.parametrize("schedule", [*schedules.PRESETS, "points:0,0;0.3,0.9;1,1", "constant_2.5", "power_0.01"])
+@pytest.mark.parametrize("steps", [1, 2, 16, 50])
+@pytest.mark.parametrize("closed", [False, True])
+def test_curve_has_a_dot_at_every_real_share(schedule, steps, closed):
+    parsed = schedules.parse(schedule)
+    figure = ElementTree.fromstring(render.curve(parsed, steps, closed=closed, cost="12 model rows"))
+    shares = schedules.weights(parsed, steps, closed=closed)
+    dots = figure.findall(".//circle")
+    top = max(1.0, *shares)
+    assert [float(dot.find("title").text.split(": ")[1]) for dot in dots] == pytest.approx(shares, abs=6e-4)
+    heights = [float(dot.get("cy")) for dot in dots]
+    base, tuned = (float(line.get("y1")) for line in figure.findall(".//line")[:2])
+    assert heights == pytest.approx([base + share * (tuned - base) for share in shares], abs=0.11)
+    assert 0 < tuned <= base < 148 and top >= 1
+    assert parsed.name in "".join(figure.itertext()) and "12 model rows" in "".join(figure.itertext())
+
+
+def test_a_curve_that_cannot_be_drawn_says_why():
+    assert "unknown <schedule>" in parse(render.no_curve("unknown <schedule>")).text
+
+
+@pytest.mark.parametrize(("images", "expected"), [(1, (1, 1)), (2, (2, 1)), (4, (2, 2)), (5, (3, 2)), (7, (3, 3)), (9, (3, 3)), (12, (4, 3)), (16, (4, 4))])
+def test_shape_is_the_most_nearly_square_grid(images, expected):
+    assert render.shape(images) == expected
+
+
+@pytest.mark.parametrize("n", [1, 2, 5, 9, 16])
+def test_mosaic_puts_every_image_in_its_cell_in_reading_order(n):
+    images = np.random.default_rng(n).integers(0, 256, (n, 6, 4, 3), dtype=np.uint8)
+    picture = render.mosaic(images)
+    across, down = render.shape(n)
+    assert picture.shape == (down * 6, across * 4, 3)
+    for k in range(n):
+        row, column = divmod(k, across)
+        assert np.array_equal(picture[row * 6 : row * 6 + 6, column * 4 : column * 4 + 4], images[k])
+
+
+def test_a_final_picture_is_lossless_and_a_preview_is_close():
+    ramp = np.linspace(0, 255, 64, dtype=np.uint8)
+    picture = np.stack(np.broadcast_arrays(ramp[:, None], ramp[None], np.uint8(90)), axis=-1)
+
+    def decode(url: str) -> np.ndarray:
+        return np.asarray(Image.open(io.BytesIO(base64.b64decode(url.partition(",")[2]))).convert("RGB"))
+
+    assert np.array_equal(decode(render.data_url(picture, final=True)), picture)
+    assert np.abs(decode(render.data_url(picture, final=False)).astype(int) - picture).mean() < 8
+
+
+def test_the_layout_does_not_depend_on_the_state():
+    def skeleton(view):
+        return re.sub(r'="[^"]*"|>[^<]+<', "", render.stage(view))
+
+    assert skeleton(a_stage("x", "running")) == skeleton(a_stage("x", "waiting"))
+    assert "aspect-ratio:3/2" in render.stage(a_stage("x", "waiting", picture=""))
+
+
+def test_every_picture_has_an_alternative_text():
+    page = render.stage(a_stage("nine portraits"))
+    assert page.count("<img") == page.count('alt="nine portraits"') == 3
+
+
+def test_the_attribute_that_tuning_narrowed_most_is_flagged_when_the_run_is_done():
+    assert "collapsed most" in render.stage(a_stage("x", "done"))
+    assert "collapsed most" not in render.stage(a_stage("x", "running"))

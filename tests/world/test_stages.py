@@ -1,0 +1,80 @@
+"""Every training stage, at tiny size on random pictures: the loss falls, a kill resumes, the asset loads with stock diffusers."""
+
+from __future__ import annotations
+
+import dataclasses
+import json
+
+import numpy as np
+import pytest
+import torch
+
+from aig.world import autoencoder, data, denoiser, draft, preference, presets, ruler, ship
+from aig.world.portraits import ATTRIBUTES, encode, sample_attributes
+
+TINY = dataclasses.replace(
+    presets.CPU, name="tiny", size=32, drawings=96, held_out=32, latent_channels=4, vae_channels=16, vae_steps=12, denoiser_steps=4,
+    denoiser_batch=4, unet_channels=(32, 64), text_width=48, text_layers=1, ruler_steps=4, reward_steps=4, tuning_steps=2,
+    kl=(0.0, 1.0),
+)  # fmt: skip
+
+
+@pytest.fixture(scope="module")
+def world(tmp_path_factory):
+    """A work folder with random flat pictures in place of drawings (drawing needs Node)."""
+    patch = pytest.MonkeyPatch()
+    patch.setattr(presets, "WORK", tmp_path_factory.mktemp("world"))
+    TINY.work.mkdir(parents=True)
+    rng = np.random.default_rng(0)
+    people = [sample_attributes(rng) for _ in range(TINY.drawings + TINY.held_out)]
+    colours = rng.integers(0, 255, (len(people), 2, 2, 3), dtype=np.uint8)
+    np.save(TINY.work / "images.npy", colours.repeat(TINY.size // 2, 1).repeat(TINY.size // 2, 2))
+    np.save(TINY.work / "labels.npy", np.array([encode(p) for p in people], dtype=np.uint8))
+    yield TINY
+    patch.undo()
+
+
+def test_autoencoder_learns_and_resumes_after_a_kill(world):
+    unbroken = dataclasses.replace(world, name="unbroken")
+    unbroken.work.mkdir()
+    for name in ("images.npy", "labels.npy"):
+        (unbroken.work / name).write_bytes((world.work / name).read_bytes())
+    whole = list(autoencoder.train(unbroken))
+    run = autoencoder.train(dataclasses.replace(world, vae_steps=12))
+    for _ in range(5):
+        next(run)
+    run.close()  # nothing was saved yet: the next run starts over, and must see the same batches
+    rows = list(autoencoder.train(world))
+    assert [r["step"] for r in rows] == list(range(1, 13))
+    assert rows[-1]["loss"] == pytest.approx(whole[-1]["loss"], rel=1e-3)
+    assert rows[-1]["loss"] < rows[0]["loss"]
+    assert list(autoencoder.train(world)) == []  # finished
+    curve = [json.loads(line) for line in (world.work / "autoencoder" / "curve.jsonl").read_text().splitlines()]
+    assert [row["step"] for row in curve][-12:] == list(range(1, 13))
+
+
+def test_the_other_stages_run_in_order(world, tmp_path):
+    list(autoencoder.train(world))
+    for stage in (denoiser.train, ruler.train, preference.train, draft.train):
+        rows = list(stage(world))
+        assert rows and all(np.isfinite(row["loss"]) for row in rows)
+    list(ship.run(world, assets=tmp_path))
+    from diffusers import StableDiffusionPipeline
+
+    pipe = StableDiffusionPipeline.from_pretrained(tmp_path / "portraits", use_safetensors=True)
+    pipe.set_progress_bar_config(disable=True)
+    seed = lambda: torch.Generator().manual_seed(0)  # noqa: E731
+    base = pipe("a robot", num_inference_steps=2, generator=seed(), output_type="np").images
+    assert base.shape == (1, world.size, world.size, 3)
+    lora = tmp_path / "portraits" / "loras" / "preference-kl-0.safetensors"
+    pipe.load_lora_weights(lora.parent, weight_name=lora.name)
+    tuned = pipe("a robot", num_inference_steps=2, generator=seed(), output_type="np").images
+    assert np.abs(base - tuned).max() > 0
+
+
+def test_labels_round_trip_and_shards_are_pure():
+    rng = np.random.default_rng(3)
+    for _ in range(200):
+        person = sample_attributes(rng)
+        assert {n: v[i] for (n, v), i in zip(ATTRIBUTES.items(), encode(person), strict=True)} == person
+    assert data.SHARD > 0
