@@ -36,7 +36,7 @@ def build(engine: Engine) -> gr.Blocks:
     # Files that the API wrote are deleted when they are a day old.
     with gr.Blocks(title="AIG Explorer", fill_width=True, delete_cache=(DAY // 24, DAY), analytics_enabled=False) as app:
         gr.HTML(theme.masthead(), js_on_load=theme.masthead_script(), apply_default_css=False)
-        compare.build(app, engine)
+        app.unload(compare.build(engine))
     # A bounded queue, and no way around it: api_open would let REST calls skip it.
     return app.queue(max_size=64, api_open=False, default_concurrency_limit=8)
 

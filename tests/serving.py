@@ -11,12 +11,10 @@ from pathlib import Path
 import torch
 from diffusers import StableDiffusionPipeline
 
-import app
 from aig.adapters import fused
 from aig.engine import Engine
 from aig.features import Ruler
 from aig.models import Model
-from aig.ui import theme
 from aig.world.portraits import ATTRIBUTES
 
 
@@ -41,7 +39,7 @@ def tiny_model(pipe: StableDiffusionPipeline, lora_file: Path, kl: tuple[float, 
         twin=lru_cache(lambda coefficient, scale: fused(pipe.unet, lora_file, scale / (1 + coefficient))),
         measure=measure,
         values=ATTRIBUTES,
-        max_words=6,
+        max_words=20,
     )
 
 
@@ -60,6 +58,9 @@ def slowed(pipe: StableDiffusionPipeline, seconds: float) -> list[float]:
 @contextmanager
 def served(load: Callable[[], Model]) -> Iterator[str]:
     """The address of the launched app."""
+    import app  # here, because the engine's tests need no gradio
+    from aig.ui import theme
+
     engine = Engine(load)
     blocks = app.build(engine)
     try:

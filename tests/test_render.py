@@ -69,7 +69,7 @@ def a_stage(text: str, state: str = "done", picture: str = "data:image/png;base6
     ]
     return render.Stage(
         state=state,
-        asked=render.asked(text, seed=1, images=5, steps=4, schedule=text),
+        asked=render.asked(text, seeds=text),
         sentence=text,
         status=text,
         share=0.5,

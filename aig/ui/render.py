@@ -120,6 +120,7 @@ class Metric:
     label: str
     value: str
     delta: str = ""  # against base
+    sure: bool = True  # the interval of the difference excludes 0
     note: str = ""  # its interval, or why there is none
 
 
@@ -175,26 +176,30 @@ def stage(view: Stage) -> str:
     )
 
 
-def asked(prompt: str, *, seed: int, images: int, steps: int, schedule: str) -> str:
+def asked(prompt: str, *, seeds: str) -> str:
     """The line above the sentence: what was asked for."""
     words = f"<q>{escape(prompt)}</q>" if prompt.strip() else "<q>anything</q> (no prompt)"
-    many = f"{images} images" if images > 1 else "1 image"
-    return f"{words} · {many} a column · seed {seed} · {steps} steps · {escape(schedule)}"
+    return f"{words} · {escape(seeds)}, the same in every column"
 
 
 def _column(column: Column, images: int) -> str:
     across, down = shape(images)
     cells = "".join("<i></i>" if i < images else '<i class="blank"></i>' for i in range(across * down))
     picture = f'<img src="{column.picture}" alt="{escape(column.alt)}" decoding="sync">' if column.picture else ""
-    scores = "".join(
-        f'<div><dt>{escape(m.label)}</dt><dd>{escape(m.value)}<em>{escape(m.delta)}</em><small>{escape(m.note)}</small></dd></div>'
-        for m in column.metrics
-    )
+    scores = "".join(map(_metric, column.metrics))
     return (
         f'<article class="arm {escape(column.kind)}"><h3>{escape(column.title)}<small>{escape(column.about)}</small></h3>'
         f'<dl class="scores">{scores}</dl>'
         f'<figure class="mosaic{"" if picture else " empty"}" style="aspect-ratio:{across}/{down}">{picture}'
         f'<div class="cells" style="grid-template:repeat({down},1fr)/repeat({across},1fr)">{cells}</div></figure></article>'
+    )
+
+
+def _metric(metric: Metric) -> str:
+    sure = "sure" if metric.sure else "unsure"
+    return (
+        f'<div><dt>{escape(metric.label)}</dt><dd>{escape(metric.value)}<em class="{sure}">{escape(metric.delta)}</em>'
+        f"<small>{escape(metric.note)}</small></dd></div>"
     )
 
 
@@ -228,5 +233,5 @@ def _bar(bar: Bar) -> str:
     title = {"aig": "AIG"}.get(bar.kind, bar.kind)
     return (
         f'<div class="bar {escape(bar.kind)}"><b>{escape(title)}</b><div class="shares" role="img" aria-label="{escape(spoken)}">{segments}</div>'
-        f"<span>{bar.entropy:.2f}</span></div>"
+        f"<span>{bar.entropy + 0.0:.2f}</span></div>"
     )

@@ -15,7 +15,7 @@ from aig import models
 from aig.diversity import attribute_entropy, distances, mean_pairwise
 from aig.sampling import Column, sample
 from aig.schedules import parse, weights
-from aig.world import autoencoder, data, preference, ruler
+from aig.world import autoencoder, card, data, preference, ruler
 from aig.world.captions import named_attributes, sentence
 from aig.world.portraits import ATTRIBUTES, NONE, decode
 from aig.world.presets import Preset
@@ -55,7 +55,9 @@ def run(preset: Preset, *, assets: Path = models.ASSETS, samples: int = SAMPLES)
     result["settings"] = {"samples": samples, "steps": STEPS, "guidance": GUIDANCE, "named": P_NAMED, "seeds": len(TUNED_SEEDS)}
     result["machine"] = f"{platform.machine()}, {torch.get_num_threads()} threads, torch {torch.__version__}"
     result["minutes"] = (time.monotonic() - began) / 60
+    result["training minutes"] = card.times(preset)
     (folder / "evaluation.json").write_text(json.dumps(result, indent=1) + "\n")
+    (folder / "card.md").write_text(card.render(preset, result))
 
 
 def prompt_of(labels, rng: torch.Generator) -> str:

@@ -52,11 +52,11 @@ CPU = Preset(
     unet_channels=(64, 128, 256),
     text_width=192,
     text_layers=2,
-    denoiser_steps=4_000,
+    denoiser_steps=2_600,
     denoiser_batch=32,
-    ruler_steps=1_200,
-    reward_steps=1_200,
-    tuning_steps=60,
+    ruler_steps=1_000,
+    reward_steps=800,
+    tuning_steps=40,
     kl=(0.0, 0.1, 0.5, 2.0, 10.0),
 )
 

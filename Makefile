@@ -1,0 +1,13 @@
+.PHONY: app test browser benchmark world lint
+app:
+	python app.py
+test:
+	pytest
+browser: # needs: pip install playwright, and Chromium
+	pytest tests/browser
+benchmark:
+	python -m tests.benchmarks.compare
+world: # hours on two cores; needs Node and: pip install resvg-py
+	python -m aig.world all --preset cpu
+lint:
+	ruff check .

@@ -1,0 +1,93 @@
+"""Command line: ``python -m aig compare "a person with glasses" --schedule power_2 --images 4 --out grid.png``."""
+
+from __future__ import annotations
+
+import argparse
+import dataclasses
+import json
+import os
+import sys
+from collections.abc import Sequence
+from pathlib import Path
+
+from aig import schedules
+
+
+def main(arguments: Sequence[str] | None = None) -> int:
+    """Run a command; 0 when it worked, 2 with one sentence on stderr when the input was bad, 1 when the run failed."""
+    os.environ.setdefault("HF_HUB_OFFLINE", "1")
+    options = parser().parse_args(arguments)
+    try:
+        options.run(options)
+    except (ValueError, OSError) as problem:
+        print(f"aig: {problem}", file=sys.stderr)
+        return 2
+    except RuntimeError as problem:
+        print(f"aig: {problem}", file=sys.stderr)
+        return 1
+    return 0
+
+
+def parser() -> argparse.ArgumentParser:
+    """The commands and their options; the defaults of ``compare`` are those of ``engine.Request``."""
+    top = argparse.ArgumentParser(prog="python -m aig", description="Annealed Importance Guidance")
+    commands = top.add_subparsers(required=True, metavar="command")
+
+    compare = commands.add_parser("compare", help="base, reward-tuned and AIG images of the same seeds, with scores")
+    compare.set_defaults(run=run_compare)
+    compare.add_argument("prompt", nargs="?", default="", help="empty: unconditional")
+    compare.add_argument("--out", type=Path, help="PNG with the three grids and the settings inside")
+    compare.add_argument("--json", action="store_true", help="print the scores as JSON")
+    compare.add_argument("--schedule", help="base, draft, linear, power_P, step_F, constant_W, sigmoid_K_M, cosine or points:...")
+    for name, kind in (("seed", int), ("images", int), ("steps", int), ("guidance", float), ("lora-scale", float), ("kl", float)):
+        compare.add_argument(f"--{name}", type=kind)
+    compare.add_argument("--closed", action="store_true", help="end the curve at 1: progress i/(T-1)")
+
+    listing = commands.add_parser("schedules", help="the named schedules and their shares of the tuned model")
+    listing.set_defaults(run=run_schedules)
+    listing.add_argument("--steps", type=int, default=10)
+    return top
+
+
+def run_compare(options: argparse.Namespace) -> None:
+    from aig import export, models
+    from aig.engine import Engine, Request
+
+    given = {f.name: getattr(options, f.name, None) for f in dataclasses.fields(Request)}
+    request = Request(**{name: value for name, value in given.items() if value is not None})
+    if options.out and not options.out.absolute().parent.is_dir():
+        raise ValueError(f"There is no folder {str(options.out.parent)!r} to write {options.out.name!r} into.")
+    engine = Engine(models.load)
+    try:
+        unknown = engine.model.unknown_words(request.prompt)
+        if unknown:
+            print(f"The model does not know: {', '.join(unknown)}", file=sys.stderr)
+        for update in engine.stream(request):
+            print(f"\rstep {update.step} of {request.steps}", end="", file=sys.stderr, flush=True)
+        print(f"\r{update.seconds:.1f} s, {update.rows} model rows", file=sys.stderr)
+    finally:
+        engine.close()
+    if options.out:
+        names = [column.name for column in update.scores.columns]
+        captions = [
+            f"reward {column.rewards['preference'].value:+.2f}, held-out {column.rewards['held-out'].value:+.2f}\n"
+            + (f"diversity {column.diversity.value:.3f}" if column.diversity else "one image")
+            for column in update.scores.columns
+        ]
+        export.write(options.out, export.grids(update.images, names, captions, dataclasses.asdict(request)))
+    if options.json:
+        print(json.dumps({"request": dataclasses.asdict(request), "rows": update.rows, **update.scores.to_json()}))
+    else:
+        print(update.scores.table())
+
+
+def run_schedules(options: argparse.Namespace) -> None:
+    if not 1 <= options.steps <= 100:
+        raise ValueError(f"The number of steps must be a whole number from 1 to 100, not {options.steps}.")
+    for name in schedules.PRESETS:
+        shares = schedules.weights(schedules.parse(name), options.steps)
+        print(f"{name:16} " + " ".join(f"{share:.2f}" for share in shares))
+
+
+if __name__ == "__main__":
+    sys.exit(main())

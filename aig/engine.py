@@ -1,0 +1,308 @@
+"""One worker thread owns the model; requests reach it through a bounded queue, results leave through bounded outboxes.
+
+Two threads that switch LoRA states on one denoiser produce wrong images without an exception, so nothing but the worker ever
+touches the model. A request is checked completely before it is queued.
+"""
+
+from __future__ import annotations
+
+import math
+import re
+import threading
+from collections import deque
+from collections.abc import Callable
+from concurrent.futures import Future
+from dataclasses import dataclass, replace
+
+import numpy as np
+import torch
+
+from aig import schedules
+from aig.models import Model
+from aig.sampling import Column, Frame, Stopped, sample
+from aig.scores import Scores, score
+
+MAX_WAITING = 16  # requests in the queue: a minute or two of patience on two cores
+MAX_IMAGES = 16  # a column; a 4 x 4 grid is what a projector shows
+MAX_STEPS = 100  # more change nothing that one could see
+MAX_GUIDANCE = 20.0  # beyond it images burn out
+MAX_LORA_SCALE = 1.5  # a little extrapolation; more leaves the range in which the LoRA means anything
+MAX_SEED = 2**31 - 1  # what a 32-bit client can send
+MAX_PROMPT = 400  # characters; the words are counted as well
+MAX_SCHEDULE = 2_000  # characters: 64 drawn points
+MAX_ROWS = 8_000  # model evaluations of one image: about a minute on two cores
+NAMES = ("Base", "Reward-tuned", "AIG")
+
+
+class Busy(ValueError):
+    """The queue is full."""
+
+
+class RunFailed(RuntimeError):
+    """A run failed on the machine, not by its request; the next one is not affected."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class Request:
+    """What to compare. The defaults are those of the page, the API and the command line."""
+
+    prompt: str = ""  # empty: unconditional
+    seed: int = 7  # image k of a column has seed + k
+    images: int = 9  # a column, 1 to 16
+    steps: int = 16  # denoising steps T, 1 to 100
+    guidance: float = 4.0  # classifier-free guidance scale, 0 to 20; off up to 1
+    schedule: str = "power_2"
+    lora_scale: float = 1.0  # of the tuned model, 0 to 1.5
+    kl: float = 0.0  # coefficient with which the tuned model was trained, one of the model's
+    closed: bool = False  # progress i/(T-1) instead of i/T, so that the last step is the tuned model's
+
+    @property
+    def seeds(self) -> range:
+        return range(self.seed, self.seed + self.images)
+
+
+@dataclass(frozen=True, kw_only=True)
+class Update:
+    """One moment of a run."""
+
+    state: str  # waiting, running or done
+    request: Request
+    shares: tuple[float, ...]  # of the tuned model in the AIG column, at each step
+    place: int = 0  # in the queue, 1 = next
+    step: int = 0
+    images: np.ndarray | None = None  # (columns, N, H, W, 3) uint8
+    scores: Scores | None = None
+    rows: int = 0  # model rows so far
+    seconds: float = 0.0
+    left: float | None = None  # seconds, estimated
+
+
+def checked(request: Request, model: Model) -> tuple[float, ...]:
+    """The shares of the AIG column. ValueError, one sentence with the value and the choices, for anything out of range."""
+    prompt = request.prompt
+    if not isinstance(prompt, str):
+        raise ValueError(f"The prompt must be text, not {type(prompt).__name__}.")
+    if len(prompt) > MAX_PROMPT:
+        raise ValueError(f"The prompt has {len(prompt)} characters; up to {MAX_PROMPT} are allowed.")
+    if any(c == "\0" or "\ud800" <= c <= "\udfff" for c in prompt):
+        raise ValueError("The prompt contains a character that is not text (NUL or half of a surrogate pair).")
+    words = max(len(prompt.split()), len(re.findall(r"[^\W_]+", prompt)))
+    if words > model.max_words:
+        raise ValueError(f"The prompt has {words} words; the model reads up to {model.max_words}.")
+    _whole("seed", request.seed, 0, MAX_SEED - MAX_IMAGES)
+    _whole("number of images", request.images, 1, MAX_IMAGES)
+    _whole("number of steps", request.steps, 1, MAX_STEPS)
+    _number("guidance scale", request.guidance, 0.0, MAX_GUIDANCE)
+    _number("LoRA scale", request.lora_scale, 0.0, MAX_LORA_SCALE)
+    if not isinstance(request.closed, bool):
+        raise ValueError(f"The setting that ends the curve at 1 must be true or false, not {_shown(request.closed)}.")
+    _number("KL coefficient", request.kl, 0.0, math.inf)
+    if request.kl not in model.kl:
+        raise ValueError(f"No model was tuned with KL coefficient {request.kl:g}; choose one of {', '.join(f'{kl:g}' for kl in model.kl)}.")
+    if not isinstance(request.schedule, str):
+        raise ValueError(f"The schedule must be text, not {type(request.schedule).__name__}.")
+    if len(request.schedule) > MAX_SCHEDULE:
+        raise ValueError(f"The schedule has {len(request.schedule)} characters; up to {MAX_SCHEDULE} are allowed.")
+    shares = schedules.weights(schedules.parse(request.schedule), request.steps, closed=request.closed)
+    rows = request.images * request.steps * 4 * (2 if request.guidance > 1 else 1)
+    if rows > MAX_ROWS:
+        raise ValueError(
+            f"{request.images} images of {request.steps} steps need about {rows} model rows; up to {MAX_ROWS} are allowed."
+        )
+    return shares
+
+
+def _whole(name: str, value: object, low: int, high: int) -> None:
+    if isinstance(value, bool) or not isinstance(value, int) or not low <= value <= high:
+        raise ValueError(f"The {name} must be a whole number from {low} to {high}, not {_shown(value)}.")
+
+
+def _number(name: str, value: object, low: float, high: float) -> None:
+    fits = isinstance(value, (int, float)) and not isinstance(value, bool) and math.isfinite(value) and low <= value <= high
+    if not fits:
+        upper = f" to {high:g}" if math.isfinite(high) else " up"
+        raise ValueError(f"The {name} must be a number from {low:g}{upper}, not {_shown(value)}.")
+
+
+def _shown(value: object) -> str:
+    return ascii(value)[:40] if isinstance(value, (str, int, float, bool, type(None))) else f"a {type(value).__name__}"
+
+
+class Stream:
+    """The updates of one run. Its outbox holds the latest update only, so a slow reader never holds the model.
+
+    ``close`` may be called from any thread; the run then ends within one denoising step.
+    """
+
+    def __init__(self, request: Request, shares: tuple[float, ...], forget: Callable[[Stream], None]) -> None:
+        self.request, self.shares = request, shares
+        self._forget = forget
+        self._changed = threading.Condition()
+        self._latest: Update | Exception | None = None
+        self._ended = self._closed = False
+
+    def __iter__(self) -> Stream:
+        return self
+
+    def __next__(self) -> Update:
+        with self._changed:
+            self._changed.wait_for(lambda: self._latest is not None or self._ended or self._closed)
+            item, self._latest = self._latest, None
+        if self._closed or item is None:
+            raise StopIteration
+        if isinstance(item, Exception):
+            raise item
+        return item
+
+    def close(self) -> None:
+        """Stop the run, or leave the queue."""
+        with self._changed:
+            self._closed = True
+            self._changed.notify_all()
+        self._forget(self)
+
+    @property
+    def closed(self) -> bool:
+        return self._closed
+
+    def _put(self, item: Update | Exception, *, last: bool) -> None:
+        with self._changed:
+            self._latest, self._ended = item, last
+            self._changed.notify_all()
+
+
+class Engine:
+    """Loads a model in its worker thread and runs requests on it, one after the other."""
+
+    def __init__(self, load: Callable[[], Model], *, max_waiting: int = MAX_WAITING) -> None:
+        self._max_waiting = max_waiting
+        self._ready: Future[Model] = Future()
+        self._waiting: deque[Stream] = deque()
+        self._changed = threading.Condition()
+        self._closed = False
+        self._seconds = 10.0  # of the last run, for estimates
+        self._thread = threading.Thread(target=self._work, args=(load,), name="model", daemon=True)
+        self._thread.start()
+
+    @property
+    def model(self) -> Model:
+        """The model, once it is loaded; raises what loading raised. Read its facts only: it belongs to the worker."""
+        return self._ready.result()
+
+    def stream(self, request: Request) -> Stream:
+        """Check the request, queue it, and return its updates. ValueError when it is refused, Busy when the queue is full."""
+        shares = checked(request, self.model)
+        stream = Stream(request, shares, self._forget)
+        with self._changed:
+            if self._closed:
+                raise RunFailed("The app is closing.")
+            if len(self._waiting) >= self._max_waiting:
+                seconds = self._seconds * len(self._waiting)
+                raise Busy(f"Busy: {len(self._waiting)} runs are waiting; try again in about {seconds:.0f} seconds.")
+            self._waiting.append(stream)
+            self._tell_places()
+            self._changed.notify_all()
+        return stream
+
+    def close(self) -> None:
+        """Stop all runs and end the worker."""
+        with self._changed:
+            self._closed = True
+            waiting = list(self._waiting)
+            self._changed.notify_all()
+        for stream in waiting:
+            stream.close()
+        self._thread.join(timeout=30)
+
+    def _forget(self, stream: Stream) -> None:
+        with self._changed:
+            if stream in self._waiting:
+                self._waiting.remove(stream)
+                self._tell_places()
+
+    def _tell_places(self) -> None:
+        for i, stream in enumerate(self._waiting, start=1):
+            stream._put(Update(state="waiting", request=stream.request, shares=stream.shares, place=i), last=False)
+
+    def _work(self, load: Callable[[], Model]) -> None:
+        try:
+            model = load()
+        except Exception as failure:  # handed to everyone who asks for the model
+            self._ready.set_exception(failure)
+            return
+        self._ready.set_result(model)
+        while True:
+            with self._changed:
+                self._changed.wait_for(lambda: self._waiting or self._closed)
+                if self._closed:
+                    return
+                stream = self._waiting.popleft()
+                self._tell_places()
+            try:
+                last = self._run(model, stream)
+                self._seconds = last.seconds
+                stream._put(last, last=True)
+            except Stopped:
+                stream._put(RunFailed("The run was stopped."), last=True)
+            except torch.OutOfMemoryError:
+                torch.cuda.empty_cache()
+                stream._put(RunFailed("The machine ran out of memory; try fewer images."), last=True)
+            except FloatingPointError as failure:
+                stream._put(RunFailed(f"The run failed: {failure}."), last=True)
+            except Exception as failure:  # the worker must survive; the requester is told, and so is the log
+                threading.excepthook(threading.ExceptHookArgs((type(failure), failure, failure.__traceback__, self._thread)))
+                stream._put(RunFailed("The run failed by a fault of the app; the log has the details."), last=True)
+            del stream
+
+    def _run(self, model: Model, stream: Stream) -> Update:
+        request, steps = stream.request, stream.request.steps
+        columns = [
+            Column(name=name, weights=weights)
+            for name, weights in zip(NAMES, ((0.0,) * steps, (1.0,) * steps, stream.shares), strict=True)
+        ]
+        stream._put(Update(state="running", request=request, shares=stream.shares), last=False)
+
+        def update(frame: Frame) -> Update:
+            return Update(
+                state="done" if frame.final else "running",
+                request=request,
+                shares=stream.shares,
+                step=frame.step,
+                images=(frame.images * 255).round().byte().permute(0, 1, 3, 4, 2).contiguous().numpy(),
+                scores=judge(model, frame, request.prompt),
+                rows=frame.rows,
+                seconds=frame.seconds,
+                left=frame.seconds / frame.step * (steps - frame.step),
+            )
+
+        final = sample(
+            model.pipe,
+            columns,
+            prompt=request.prompt,
+            seeds=list(request.seeds),
+            steps=steps,
+            guidance=request.guidance,
+            tuned=model.twin(request.kl, request.lora_scale),
+            on_frame=lambda frame: stream._put(update(frame), last=False),
+            stop=lambda: stream.closed or self._closed,
+        )
+        return replace(update(final), left=0.0)
+
+
+@torch.no_grad()
+def judge(model: Model, frame: Frame, prompt: str) -> Scores:
+    """Rewards, diversity and open attributes of a frame's columns."""
+    if not torch.isfinite(frame.images).all():
+        raise FloatingPointError(f"the images of step {frame.step} are not finite")
+    columns, n = frame.images.shape[:2]
+    flat = frame.images.flatten(0, 1)
+    features, classes = model.measure(flat)
+    rewards = {name: reward(flat, [prompt] * len(flat)).float().cpu() for name, reward in model.rewards.items()}
+    left_open = model.open_attributes(prompt)
+    return score(
+        NAMES,
+        features.float().unflatten(0, (columns, n)),
+        {name: values.unflatten(0, (columns, n)) for name, values in rewards.items()},
+        {name: classes[name].unflatten(0, (columns, n)) for name in left_open},
+        model.values,
+    )

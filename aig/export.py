@@ -1,0 +1,65 @@
+"""Pictures of a run that leave the app: the grids side by side, labelled, with the settings inside the file."""
+
+from __future__ import annotations
+
+import io
+import json
+import math
+import os
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+
+import numpy as np
+from PIL import Image, ImageDraw, ImageFont
+from PIL.PngImagePlugin import PngInfo
+
+KEY = "aig"  # the PNG text chunk that holds the settings as JSON
+COLOURS = {"Base": "#4c6a92", "Reward-tuned": "#d55e00", "AIG": "#009e73"}  # Okabe-Ito, as on the page
+CELL, GAP, MARGIN = 128, 4, 24
+
+
+def side(images: int) -> int:
+    """Cells across of the most nearly square grid."""
+    return math.ceil(math.sqrt(images))
+
+
+def grids(images: np.ndarray, names: Sequence[str], captions: Sequence[str], settings: Mapping) -> bytes:
+    """(columns, N, H, W, 3) uint8 as one PNG: a titled, captioned grid a column; ``settings`` go into its text chunk."""
+    columns, n = images.shape[:2]
+    across = side(n)
+    down = -(-n // across)
+    width, height = across * (CELL + GAP) - GAP, down * (CELL + GAP) - GAP
+    top, bottom = 52, 34
+    sheet = Image.new("RGB", (columns * (width + MARGIN) + MARGIN, top + height + bottom + MARGIN), "white")
+    pen, title, small = ImageDraw.Draw(sheet), ImageFont.load_default(22), ImageFont.load_default(14)
+    for c, (name, caption) in enumerate(zip(names, captions, strict=True)):
+        left = MARGIN + c * (width + MARGIN)
+        pen.text((left, 16), name, fill=COLOURS.get(name, "black"), font=title)
+        for k in range(n):
+            cell = Image.fromarray(images[c, k])
+            whole = CELL % cell.width == 0
+            cell = cell.resize((CELL, CELL), Image.Resampling.NEAREST if whole and cell.width < 32 else Image.Resampling.LANCZOS)
+            sheet.paste(cell, (left + k % across * (CELL + GAP), top + k // across * (CELL + GAP)))
+        for i, line in enumerate(caption.splitlines()):
+            pen.text((left, top + height + 8 + 18 * i), line, fill="#444444", font=small)
+    info = PngInfo()
+    info.add_text(KEY, json.dumps(dict(settings), sort_keys=True))
+    buffer = io.BytesIO()
+    sheet.save(buffer, "png", pnginfo=info)
+    return buffer.getvalue()
+
+
+def settings_of(png: bytes) -> dict:
+    """The settings inside a picture made by ``grids``; ValueError when there are none."""
+    try:
+        text = Image.open(io.BytesIO(png)).text[KEY]
+        return json.loads(text)
+    except (OSError, AttributeError, KeyError, json.JSONDecodeError) as problem:
+        raise ValueError("This picture holds no settings of a run.") from problem
+
+
+def write(path: Path, content: bytes) -> None:
+    """Write a file whole or not at all."""
+    partial = path.with_name(f".{path.name}.partial")
+    partial.write_bytes(content)
+    os.replace(partial, path)

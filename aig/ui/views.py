@@ -1,0 +1,167 @@
+"""From the engine's requests and updates to what the stage shows: the wording of every number, and nothing about HTML."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+from dataclasses import replace
+
+from aig import schedules
+from aig.engine import Request, Update
+from aig.intervals import Interval
+from aig.scores import TOO_FEW, ColumnScores
+from aig.ui import render
+from aig.ui.render import Bar, Column, Metric, Stage
+
+KINDS = ("base", "tuned", "aig")
+REWARDS = {"preference": "Reward", "held-out": "Held-out reward"}
+DENOISING = "Denoising all three, in step."
+INVITATION = "Same prompt, same seeds, three models. Press Run."
+
+
+def number(value: float | None, digits: int = 2) -> str:
+    """A number with a real minus sign, or a dash where there is none."""
+    if value is None or not math.isfinite(value):
+        return "–"
+    text = f"{value:.{digits}f}"
+    return text.replace("-", "−") if float(text) else text.removeprefix("-")
+
+
+def span(interval: Interval, digits: int = 2) -> str:
+    """The ends of an interval, or what it lacks to have any."""
+    if not (math.isfinite(interval.low) and math.isfinite(interval.high)):
+        return f"needs {max(2, interval.n + 1)} images"
+    return f"{number(interval.low, digits)} to {number(interval.high, digits)}"
+
+
+def metrics(column: ColumnScores, base: ColumnScores) -> tuple[Metric, ...]:
+    """The scores of a column, each with its interval and its paired difference from the base column."""
+
+    def metric(label: str, key: str, interval: Interval, digits: int = 2) -> Metric:
+        delta = column.deltas.get(key)
+        return Metric(
+            label=label,
+            value=number(interval.value, digits),
+            delta=_signed(delta.value, digits) if delta else "",
+            sure=bool(delta) and delta.excludes(0),
+            note=span(interval, digits),
+        )
+
+    shown = [metric(REWARDS.get(name, name), name, interval) for name, interval in column.rewards.items()]
+    if column.diversity is None or column.vendi is None:
+        lone = {"value": "–", "note": "needs 2 images"}
+        return (*shown, Metric(label="Diversity", **lone), Metric(label="Vendi score", **lone))
+    vendi = Metric(
+        label="Vendi score",
+        value=number(column.vendi, 1),
+        delta=_signed(column.vendi - base.vendi, 1) if column.deltas else "",
+        note=f"of {column.diversity.n}",
+    )
+    return (*shown, metric("Diversity", "diversity", column.diversity, 3), vendi)
+
+
+def caption(column: ColumnScores) -> str:
+    """The scores of a column in one or two lines, for exported pictures."""
+    rewards = ", ".join(f"{REWARDS.get(name, name).lower()} {value.value:+.2f}" for name, value in column.rewards.items())
+    return f"{rewards}\ndiversity {column.diversity.value:.3f}" if column.diversity else rewards
+
+
+def _signed(value: float, digits: int) -> str:
+    text = number(value, digits)
+    return text if text.startswith(("−", "–")) else f"+{text}"
+
+
+def idle(request: Request) -> Stage:
+    """The stage before the first run: the three grids, empty."""
+    return _stage(request, state="idle", sentence=INVITATION, status="Ready")
+
+
+def shown(update: Update, notice: str = "") -> Stage:
+    """The stage at one update of a run."""
+    request = update.request
+    if update.state == "waiting":
+        status = "Next in line" if update.place == 1 else f"Waiting, place {update.place}"
+        return _stage(request, state="waiting", sentence="Waiting for the model.", status=status, notice=notice)
+    if update.scores is None or update.images is None:
+        return _stage(request, state="running", sentence=DENOISING, status="Starting", notice=notice)
+    final = update.state == "done"
+    if final:
+        status = f"{request.steps} steps · {update.seconds:.1f} s · {update.rows:,} model rows"
+    else:
+        left = f" · {max(1, round(update.left))} s left" if update.left is not None else ""
+        status = f"Step {update.step} of {request.steps}{left}"
+    first = update.scores.columns[0]
+    return _stage(
+        request,
+        state=update.state,
+        sentence=DENOISING if update.scores.headline == TOO_FEW and not final else update.scores.headline,
+        status=status,
+        share=update.step / request.steps,
+        metrics=[metrics(column, first) for column in update.scores.columns],
+        pictures=[render.data_url(render.mosaic(images), final=final) for images in update.images],
+        attributes={
+            name: [
+                Bar(kind=kind, shares=column.attributes[name].shares, entropy=column.attributes[name].entropy)
+                for kind, column in zip(KINDS, update.scores.columns, strict=True)
+            ]
+            for name in (first.attributes if request.images > 1 else ())
+        },
+        notice=notice,
+    )
+
+
+def ended(stage: Stage, status: str, notice: str = "") -> Stage:
+    """The last stage of a run that did not finish: what was reached stays, marked as a preview."""
+    return replace(stage, state="stopped", status=status, notice=notice or stage.notice)
+
+
+def unknown(words: Sequence[str]) -> str:
+    """The note about words that the model never saw, "" without any."""
+    if not words:
+        return ""
+    quoted = ", ".join(f"“{word}”" for word in words[:8]) + (", …" if len(words) > 8 else "")
+    return f"The model never saw {'this word' if len(words) == 1 else 'these words'} and ignores {'it' if len(words) == 1 else 'them'}: {quoted}."
+
+
+def _stage(
+    request: Request,
+    *,
+    state: str,
+    sentence: str,
+    status: str,
+    share: float = 0.0,
+    metrics: Sequence[Sequence[Metric]] | None = None,
+    pictures: Sequence[str] = ("", "", ""),
+    attributes: dict[str, list[Bar]] | None = None,
+    notice: str = "",
+) -> Stage:
+    blank = [Metric(label=label, value="–") for label in (*REWARDS.values(), "Diversity", "Vendi score")]
+    schedule = schedules.parse(request.schedule).name
+    abouts = ("never tuned", f"KL {request.kl:g} · LoRA {request.lora_scale:g}", _short(schedule))
+    titles = ("Base", "Reward-tuned", "AIG")
+    columns = [
+        Column(kind=kind, title=title, about=about, metrics=scores, picture=picture, alt=_spoken(title, request, state))
+        for kind, title, about, scores, picture in zip(KINDS, titles, abouts, metrics or [blank] * 3, pictures, strict=True)
+    ]
+    first, last = request.seeds[0], request.seeds[-1]
+    return Stage(
+        state=state,
+        asked=render.asked(request.prompt, seeds=f"seed {first}" if first == last else f"seeds {first} to {last}"),
+        sentence=sentence,
+        status=status,
+        share=share,
+        images=request.images,
+        columns=columns,
+        attributes=attributes or {},
+        notice=notice,
+    )
+
+
+def _spoken(title: str, request: Request, state: str) -> str:
+    what = "result" if state == "done" else "preview"
+    many = "1 image" if request.images == 1 else f"{request.images} images"
+    return f"{title}, {what}: {many} for {request.prompt.strip() or 'no prompt'}"
+
+
+def _short(name: str) -> str:
+    return name if len(name) <= 28 else "drawn curve"

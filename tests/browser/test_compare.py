@@ -1,0 +1,224 @@
+"""The Compare page in a real browser: a run, Stop, a closed tab, hostile prompts, and every screen it must fit."""
+
+from __future__ import annotations
+
+import time
+from pathlib import Path
+
+import pytest
+
+from tests.serving import served, slowed, tiny_model
+
+CHROMIUM = Path("/usr/bin/chromium")
+sync_api = pytest.importorskip("playwright.sync_api", reason="playwright is not installed")
+pytestmark = pytest.mark.skipif(not CHROMIUM.exists(), reason=f"no browser: {CHROMIUM} is missing (apt-get install chromium)")
+
+FLAGS = [
+    "--no-sandbox", "--disable-gpu", "--disable-quic", "--no-first-run", "--disable-background-networking",
+    "--disable-component-update", "--disable-sync",
+]  # fmt: skip
+STEP = 0.05  # seconds that an evaluation of the slowed model takes
+SCREENS = [(390, 844), (768, 1024), (1366, 768), (1920, 1080)]
+
+
+@pytest.fixture(scope="module")
+def browser():
+    with sync_api.sync_playwright() as playwright:
+        browser = playwright.chromium.launch(executable_path=str(CHROMIUM), args=FLAGS)
+        yield browser
+        browser.close()
+
+
+@pytest.fixture(scope="module")
+def app(make_pipe, lora_file):
+    """The address of the app and the growing list of the times at which the model was evaluated."""
+    pipe = make_pipe()
+    calls = slowed(pipe, STEP)
+    with served(lambda: tiny_model(pipe, lora_file)) as url:
+        yield url, calls
+
+
+@pytest.fixture
+def page(app, browser):
+    """The open page; at the end nothing foreign was asked for, and no error, warning or dialog was shown."""
+    url, _ = app
+    page = browser.new_page(viewport={"width": 1366, "height": 768})
+    troubles = []
+    page.on("console", lambda message: message.type in ("error", "warning") and troubles.append(message.text))
+    page.on("pageerror", lambda error: troubles.append(str(error)))
+    page.on("dialog", lambda dialog: (troubles.append(dialog.message), dialog.dismiss()))
+    page.on("request", lambda request: request.url.startswith((url, "data:", "blob:")) or troubles.append(request.url))
+    open_page(page, url)
+    yield page
+    if not page.is_closed():
+        page.close()
+    assert troubles == []
+
+
+def open_page(page, url, theme="light"):
+    page.goto(f"{url}/?__theme={theme}")
+    page.wait_for_selector(".stage[data-state=idle]")
+    page.wait_for_function("document.querySelector('#prompt input, #prompt textarea')?.disabled === false")
+
+
+def set_slider(page, label, value):
+    box = page.get_by_label(f"number input for {label}")
+    box.fill(str(value))
+    box.blur()
+
+
+def state(page, name, seconds=30):
+    page.wait_for_selector(f".stage[data-state={name}]", timeout=1000 * seconds)
+
+
+def test_a_run_fills_three_grids_with_the_same_seeds(page):
+    before = page.locator(".arms").bounding_box()
+    page.click("#run")
+    page.wait_for_selector(".stage[data-state=running] .mosaic img")
+    assert page.is_enabled("#stop") and page.is_disabled("#run")
+    state(page, "done")
+    after = page.locator(".arms").bounding_box()
+    assert (before["y"], before["height"]) == pytest.approx((after["y"], after["height"]), abs=1)  # nothing jumped
+    pictures = page.locator(".mosaic img")
+    assert pictures.count() == 3
+    assert all("9 images for a person with glasses" in picture.get_attribute("alt") for picture in pictures.all())
+    assert all(picture.evaluate("p => p.naturalWidth") == 48 for picture in pictures.all())
+    assert page.locator(".scores dd").count() == 12 and "–" not in page.locator(".arms").inner_text()
+    assert page.locator(".attribute").count() == 9  # ten, less the glasses that the prompt names
+    assert page.is_enabled("#run") and page.is_disabled("#stop")
+    assert "16 steps" in page.inner_text(".progress")
+
+
+def test_stop_ends_the_run_within_a_step_and_keeps_what_was_reached(app, page):
+    _, calls = app
+    set_slider(page, "Steps", 50)
+    page.click("#run")
+    page.wait_for_selector(".stage[data-state=running] .mosaic img")
+    page.click("#stop")
+    state(page, "stopped")
+    at_stop = len(calls)
+    time.sleep(8 * STEP)
+    assert len(calls) <= at_stop + 1
+    assert page.locator(".mosaic img").count() == 3 and page.is_enabled("#run")
+    set_slider(page, "Steps", 4)
+    page.click("#run")
+    state(page, "done")
+
+
+def test_a_closed_tab_ends_its_run(app, page):
+    _, calls = app
+    set_slider(page, "Steps", 50)
+    page.click("#run")
+    page.wait_for_selector(".stage[data-state=running] .mosaic img")
+    page.close()
+    started = len(calls)
+    time.sleep(20 * STEP)
+    reached = len(calls)
+    time.sleep(10 * STEP)
+    assert len(calls) == reached < started + 40
+
+
+@pytest.mark.parametrize(
+    "prompt",
+    ["<img src=x onerror=alert(1)>", "${alert(1)}", "`${alert(1)}`", "{{alert(1)}}", '"><script>alert(1)</script>', "\\`", "'-alert(1)-'"],
+)
+def test_a_prompt_is_only_ever_text(page, prompt):
+    set_slider(page, "Steps", 4)
+    page.fill("#prompt input, #prompt textarea", prompt)
+    page.keyboard.press("Enter")
+    state(page, "done")
+    assert page.inner_text(".asked q").strip("“”") == prompt
+    assert page.locator(".stage img:not(.mosaic img), .stage script").count() == 0
+
+
+def test_unknown_words_are_named(page):
+    set_slider(page, "Steps", 4)
+    page.fill("#prompt input, #prompt textarea", "a person with a xylophone")
+    page.click("#run")
+    state(page, "done")
+    assert "“xylophone”" in page.inner_text(".notice") and "person" not in page.inner_text(".notice")
+
+
+def test_a_refusal_is_shown_and_changes_nothing(page):
+    page.fill("#schedule input, #schedule textarea", "powder_2")
+    page.wait_for_selector(".curve .wrong")
+    before = page.inner_html(".stage")
+    page.click("#run")
+    page.get_by_test_id("toast-body").wait_for()
+    assert "powder_2" in page.get_by_test_id("toast-body").inner_text()
+    assert page.inner_html(".stage") == before and page.is_enabled("#run")
+
+
+def test_exponent_preset_and_text_stay_together(page):
+    text = page.locator("#schedule input, #schedule textarea")
+    set_slider(page, "Exponent", 4)
+    page.wait_for_function("document.querySelector('.curve b')?.textContent === 'power_4'")
+    assert text.input_value() == "power_4" and page.inner_text("#preset label.selected") == "power 4"
+    page.click("#preset label:has-text('sigmoid')")
+    page.wait_for_function("document.querySelector('.curve b')?.textContent === 'sigmoid_12_0.5'")
+    assert text.input_value() == "sigmoid_12_0.5"
+    text.fill("power_3.5")
+    page.wait_for_function("document.querySelector('.curve b')?.textContent === 'power_3.5'")
+    page.wait_for_function("document.querySelectorAll('#preset label.selected').length === 0")
+
+
+def test_the_dice_changes_the_seed(page):
+    seed = page.locator("#seeds input")
+    before = seed.input_value()
+    page.get_by_role("button", name="Roll a new seed").click()
+    page.wait_for_function(f"document.querySelector('#seeds input').value !== '{before}'")
+    assert seed.input_value().isdigit()
+
+
+@pytest.mark.parametrize("theme", ["light", "dark"])
+@pytest.mark.parametrize(("width", "height"), SCREENS)
+def test_it_fits_the_screen(app, page, width, height, theme):
+    page.set_viewport_size({"width": width, "height": height})
+    open_page(page, app[0], theme)
+    assert page.evaluate("document.documentElement.scrollWidth") <= width
+    boxes = [arm.bounding_box() for arm in page.locator(".arm").all()]
+    assert all(0 <= box["x"] and box["x"] + box["width"] <= width for box in boxes)
+    side_by_side = len({box["y"] for box in boxes}) == 1
+    assert side_by_side == (width >= 768)
+    if width >= 1366:  # the whole of the grids is in sight without scrolling
+        assert all(box["y"] + box["height"] <= height for box in boxes)
+
+
+def test_cells_are_crisp_exactly_at_whole_scales(page):
+    set_slider(page, "Steps", 4)
+    page.click("#run")
+    state(page, "done")
+    seen = set()
+    for width in range(1200, 1400, 6):
+        page.set_viewport_size({"width": width, "height": 768})
+        page.wait_for_timeout(60)
+        scale, style = page.locator(".mosaic img").first.evaluate(
+            "p => [p.getBoundingClientRect().width * devicePixelRatio / p.naturalWidth, getComputedStyle(p).imageRendering]"
+        )
+        whole = abs(scale - round(scale)) < 0.005
+        assert style == ("pixelated" if whole else "auto")
+        seen.add(whole)
+    assert False in seen
+
+
+def test_focus_is_visible_and_the_switch_of_lights_works(page):
+    for _ in range(3):
+        page.keyboard.press("Tab")
+        width = page.evaluate("parseFloat(getComputedStyle(document.activeElement).outlineWidth)")
+        assert width >= 2, page.evaluate("document.activeElement.outerHTML.slice(0, 200)")
+    colours = "() => ['h1', '.stage h2', '.arm'].map(s => document.querySelector(s)).map(e => getComputedStyle(e)).map(s => s.color + s.backgroundColor)"
+    light = page.evaluate(colours)
+    page.get_by_role("button", name="light and dark").click()
+    dark = page.evaluate(colours)
+    assert all(a != b for a, b in zip(light, dark, strict=True))
+    page.get_by_role("button", name="light and dark").click()
+    assert page.evaluate(colours) == light
+
+
+def test_a_model_with_one_lora_says_why_kl_is_fixed(browser, make_pipe, lora_file):
+    with served(lambda: tiny_model(make_pipe(), lora_file, kl=(0.5,))) as url:
+        page = browser.new_page()
+        open_page(page, url)
+        assert page.locator("#kl input").is_disabled()
+        assert "one strength only" in page.inner_text("#kl")
+        page.close()

@@ -1,0 +1,155 @@
+"""The worker: what it refuses before the queue, how it stops, and that a failure stays with its requester."""
+
+from __future__ import annotations
+
+import dataclasses
+import math
+import random
+import threading
+import time
+
+import numpy as np
+import pytest
+import torch
+
+from aig import engine as engines
+from aig.engine import Busy, Engine, Request, RunFailed
+from tests.serving import slowed, tiny_model
+
+SMALL = Request(prompt="a b", images=2, steps=4)
+
+
+@pytest.fixture
+def model(pipe, lora_file):
+    return tiny_model(pipe, lora_file)
+
+
+@pytest.fixture
+def engine(model):
+    engine = Engine(lambda: model)
+    yield engine
+    engine.close()
+
+
+def last(stream):
+    *_, update = stream
+    return update
+
+
+def test_a_run_ends_with_images_and_scores(engine):
+    update = last(engine.stream(SMALL))
+    assert update.state == "done" and update.step == 4 and update.left == 0
+    assert update.images.shape == (3, 2, 16, 16, 3) and update.images.dtype == np.uint8
+    assert [c.name for c in update.scores.columns] == list(engines.NAMES)
+    assert update.shares == (0, 1 / 16, 4 / 16, 9 / 16)
+    assert (update.images[0] != update.images[1]).any()
+
+
+def test_the_same_request_gives_the_same_bytes(engine):
+    runs = [last(engine.stream(SMALL)).images.tobytes() for _ in range(3)]
+    assert len(set(runs)) == 1
+
+
+@pytest.mark.parametrize(
+    "change",
+    [{"prompt": "c d"}, {"seed": 8}, {"guidance": 2.0}, {"schedule": "linear"}, {"lora_scale": 0.5}, {"kl": 2.0}, {"closed": True}, {"steps": 5}],
+)  # fmt: skip
+def test_every_setting_changes_the_pixels(engine, change):
+    changed = dataclasses.replace(SMALL, **change)
+    assert last(engine.stream(changed)).images.tobytes() != last(engine.stream(SMALL)).images.tobytes()
+
+
+BAD = {
+    "prompt": [None, 3, True, ["a"], {"a": 1}, "x" * 401, "x" * 1_000_000, "a\0b", "\ud800", "word " * 60],
+    "seed": [None, True, 1.5, -1, 10**9 * 3, math.nan, math.inf, "7", [7]],
+    "images": [None, True, 0, 17, 10**9, 1.5, math.nan, "4", [4], {}],
+    "steps": [None, False, 0, 101, 10**9, 2.5, -math.inf, "16"],
+    "guidance": [None, True, -0.1, 20.1, math.nan, math.inf, "4", [4.0], 1e9],
+    "schedule": [None, 2, True, "", "power_x", "power_nan", "power_-1", "step_2", "pow", "constant_9", "points:0,0", "p" * 10**6, ["linear"]],
+    "lora_scale": [None, True, -0.01, 1.51, math.nan, math.inf, "1", 1e9],
+    "kl": [None, True, 0.25, -1, math.nan, math.inf, "0", 1e9],
+    "closed": [None, 0, 1, "true", math.nan],
+}  # fmt: skip
+
+
+def test_five_thousand_hostile_requests_never_reach_the_model(engine, model):
+    calls = slowed(model.pipe, 0.0)
+    rng = random.Random(0)
+    for _ in range(5_000):
+        names = rng.sample(list(BAD), rng.randint(1, 4))
+        request = Request(**{name: rng.choice(BAD[name]) for name in names})
+        with pytest.raises(ValueError) as refusal:
+            engine.stream(request)
+        assert "\n" not in str(refusal.value) and 10 < len(str(refusal.value)) < 400
+    assert not calls
+
+
+def test_too_much_work_is_refused_before_the_queue(engine):
+    with pytest.raises(ValueError, match="model rows"):
+        engine.stream(Request(images=16, steps=100))
+
+
+def test_closing_a_stream_ends_the_run_within_a_step(engine, model):
+    reference = last(engine.stream(SMALL)).images
+    calls = slowed(model.pipe, 0.05)
+    rng = random.Random(1)
+    for _ in range(10):
+        stream = engine.stream(Request(images=2, steps=50))
+        next(stream)
+        time.sleep(rng.uniform(0, 0.3))
+        stream.close()
+        before = len(calls)
+        assert list(stream) == []
+        time.sleep(0.12)
+        assert len(calls) - before <= 2  # the step in flight: one evaluation, or the two of a mixed one
+    assert (last(engine.stream(SMALL)).images == reference).all()
+
+
+def test_a_full_queue_says_so_and_places_are_told(model):
+    engine = Engine(lambda: model, max_waiting=2)
+    slowed(model.pipe, 0.05)
+    try:
+        running = engine.stream(dataclasses.replace(SMALL, steps=50))
+        while next(running).state != "running":
+            pass
+        first, second = engine.stream(SMALL), engine.stream(SMALL)
+        assert next(second).place == 2
+        with pytest.raises(Busy, match="2 runs are waiting"):
+            engine.stream(SMALL)
+        first.close()
+        assert next(second).place == 1
+        running.close()
+        assert last(second).state == "done"
+    finally:
+        engine.close()
+
+
+@pytest.mark.parametrize("failure", [torch.OutOfMemoryError("full"), RuntimeError("broken"), FloatingPointError("NaN")])
+@pytest.mark.filterwarnings("ignore::pytest.PytestUnhandledThreadExceptionWarning")
+def test_a_failure_is_told_to_its_requester_and_the_next_run_works(engine, model, failure):
+    reference = last(engine.stream(SMALL)).images
+
+    def fail(module, inputs):
+        raise failure
+
+    for part in (model.pipe.text_encoder, model.pipe.unet.conv_in, model.pipe.vae.decoder):
+        hook = part.register_forward_pre_hook(fail)
+        with pytest.raises(RunFailed):
+            last(engine.stream(SMALL))
+        hook.remove()
+        assert (last(engine.stream(SMALL)).images == reference).all()
+
+
+def test_a_model_that_does_not_load_says_why():
+    def broken():
+        raise ValueError("The asset portraits/unet is missing; restore it from the repository.")
+
+    with pytest.raises(ValueError, match="missing"):
+        _ = Engine(broken).model
+
+
+def test_a_slow_reader_does_not_hold_the_model(engine):
+    slow = engine.stream(SMALL)
+    assert last(engine.stream(SMALL)).state == "done"  # though nobody has read the first one
+    assert last(slow).state == "done"
+    assert threading.active_count() < 50
