@@ -4,11 +4,13 @@ from __future__ import annotations
 
 import argparse
 import os
+import tempfile
 
-# Before gradio, diffusers and huggingface_hub are imported: nobody is counted, nothing is downloaded, no foreign code runs.
+# Before gradio, diffusers and huggingface_hub are imported: no analytics, no downloads, no code from model folders.
 os.environ["GRADIO_ANALYTICS_ENABLED"] = "False"
 os.environ.setdefault("HF_HUB_OFFLINE", "1")
 os.environ["DIFFUSERS_DISABLE_REMOTE_CODE"] = "1"
+os.environ.setdefault("GRADIO_TEMP_DIR", tempfile.mkdtemp(prefix="aig-"))  # the API's pictures: ours alone
 
 import gradio as gr  # noqa: E402
 
@@ -33,8 +35,12 @@ LAUNCH = {
 
 def build(engine: Engine) -> gr.Blocks:
     """The whole app around a running engine, not launched yet."""
-    # Files that the API wrote are deleted when they are a day old.
-    with gr.Blocks(title="AIG Explorer", fill_width=True, delete_cache=(DAY // 24, DAY), analytics_enabled=False) as app:
+    with gr.Blocks(
+        title="AIG Explorer",
+        fill_width=True,
+        delete_cache=(DAY // 24, DAY),  # the API's pictures: looked at every hour, deleted when a day old
+        analytics_enabled=False,  # nobody is counted
+    ) as app:
         gr.HTML(theme.masthead(), js_on_load=theme.masthead_script(), apply_default_css=False)
         app.unload(compare.build(engine))
     # A bounded queue, and no way around it: api_open would let REST calls skip it.

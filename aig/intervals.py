@@ -79,7 +79,7 @@ def covariance(a: Estimate, b: Estimate) -> float:
 def ratio(numerator: Estimate, denominator: Estimate, level: float = 0.95) -> Interval:
     """Fieller's interval of a ratio of statistics of the same images.
 
-    It has every rho for which numerator - rho * denominator may be zero, and unlike the delta method it is infinite when
+    It has every rho for which numerator - rho * denominator may be zero. Unlike the delta method it is infinite when
     the denominator may be zero. The level is meant over all runs: among those alone whose interval comes out narrow it
     covers less, and much less below eight images.
     """

@@ -14,15 +14,15 @@ from aig.intervals import Estimate, Interval
 
 TOO_FEW = "Too few images to tell."
 USELESS = 1.0  # a kept share whose interval is wider than this says nothing
-# Fewer images give no share of diversity. In simulations, where one would be shown its 95% interval is right in about 90 to
-# 95% of the cases from N = 8 if every image loses some variety; if single images lose their mode altogether, in 10 to 60%
-# at N = 4 and 6, 40 to 80% at N = 8 and mostly 65 to 95% at N = 16.
+# Fewer images give no share of diversity. In simulations the 95% interval of a share that would be shown is right in
+# about 90 to 95% of the cases from N = 8 if every image loses some variety; if images lose their mode altogether, in
+# 10 to 60% at N = 4 and 6, 40 to 80% at N = 8 and mostly 65 to 95% at N = 16.
 ENOUGH = 8
 
 
 @dataclass(frozen=True, kw_only=True)
 class Attribute:
-    """How the images of a column divide over the values of one attribute, and the normalised entropy of that, 0 to 1."""
+    """How the images of a column share the values of one attribute, and the normalised entropy of that, 0 to 1."""
 
     shares: Mapping[str, float]
     entropy: float
@@ -78,8 +78,8 @@ def score(
     """Score C columns of N images each.
 
     features (C, N, D); rewards: name -> (C, N); classes: open attribute -> probabilities (C, N, V); values: attribute
-    -> the names of its V values; proxy: the reward of the headline. Raises ValueError when the columns differ in size, a
-    number is not finite, or the proxy is not among the rewards.
+    -> the names of its V values; proxy: the reward of the headline. Raises ValueError when the columns differ in size,
+    a number is not finite, or the proxy is not among the rewards.
     """
     _check(len(names), features, rewards, classes, values)
     if proxy not in rewards:

@@ -44,7 +44,7 @@ def tiny_model(pipe: StableDiffusionPipeline, lora_file: Path, kl: tuple[float, 
 
 
 def slowed(pipe: StableDiffusionPipeline, seconds: float) -> list[float]:
-    """Make every evaluation of the base denoiser take at least ``seconds``; returns the list of their times, growing."""
+    """Make every evaluation of the base denoiser last ``seconds`` longer; returns the growing list of their times."""
     times: list[float] = []
 
     def wait(module, inputs):
@@ -65,7 +65,12 @@ def served(load: Callable[[], Model]) -> Iterator[str]:
     blocks = app.build(engine)
     try:
         _, url, _ = blocks.launch(
-            server_name="127.0.0.1", prevent_thread_lock=True, quiet=True, theme=theme.theme(), head=theme.head(), **app.LAUNCH
+            server_name="127.0.0.1",
+            prevent_thread_lock=True,
+            quiet=True,
+            theme=theme.theme(),
+            head=theme.head(),
+            **app.LAUNCH,
         )
         yield url.rstrip("/")
     finally:

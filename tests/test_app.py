@@ -19,7 +19,17 @@ from aig.engine import Engine, Request
 from aig.ui import compare, curve
 from tests.serving import served, slowed, tiny_model
 
-SMALL = {"prompt": "a person", "seed": 3, "images": 4, "steps": 4, "guidance": 3.0, "schedule": "power_2", "lora_scale": 1.0, "kl": 0.5}
+SMALL = {
+    "prompt": "a person",
+    "seed": 3,
+    "images": 4,
+    "steps": 4,
+    "guidance": 3.0,
+    "schedule": "power_2",
+    "lora_scale": 1.0,
+    "kl": 0.5,
+}
+DRAWN = ("points:0,0;0.5,0;1,1", "points:0,1;0.5,1;1,0")
 
 
 @pytest.fixture(scope="module")
@@ -43,8 +53,9 @@ def test_compare_returns_what_the_engine_computes_and_one_picture(app, make_pipe
     assert scores["headline"] == expected["headline"] and scores["rows"] == last.rows
     for column, wanted in zip(scores["columns"], expected["columns"], strict=True):
         assert column["name"] == wanted["name"]
-        assert column["diversity"]["value"] == pytest.approx(wanted["diversity"]["value"], abs=1e-6)
-        assert column["rewards"]["preference"]["value"] == pytest.approx(wanted["rewards"]["preference"]["value"], abs=1e-6)
+        for one, other in ((column, wanted), (column["rewards"], wanted["rewards"])):
+            name = "diversity" if one is column else "preference"
+            assert one[name]["value"] == pytest.approx(other[name]["value"], abs=1e-6)
     content = Path(picture).read_bytes()
     assert export.settings_of(content) == SMALL | {"closed": True}
     width, height = Image.open(picture).size
@@ -56,7 +67,7 @@ def test_the_defaults_are_those_of_the_engine(app):
     documented = client.view_api(return_format="dict")["named_endpoints"]
     assert set(documented) == {"/compare", "/schedules"}
     defaults = {p["parameter_name"]: p["parameter_default"] for p in documented["/compare"]["parameters"]}
-    assert Request(**defaults) == compare.DEFAULT
+    assert Request(**defaults) == Request(prompt=compare.EXAMPLES[0])
 
 
 def test_schedules_lists_every_preset_with_its_shares(app):
@@ -66,7 +77,7 @@ def test_schedules_lists_every_preset_with_its_shares(app):
         assert shares == pytest.approx(schedules.weights(schedules.parse(name), 7, closed=True))
 
 
-@pytest.mark.parametrize("schedule", [*schedules.PRESETS, "constant_1.5", "points:0,0;0.5,0;1,1", "points:0,1;0.5,1;1,0"])
+@pytest.mark.parametrize("schedule", [*schedules.PRESETS, "constant_1.5", *DRAWN])
 @pytest.mark.parametrize("guidance", [1.0, 3.0])
 def test_the_announced_cost_is_the_cost(app, schedule, guidance):
     settings = SMALL | {"images": 2, "schedule": schedule, "guidance": guidance}
@@ -80,9 +91,10 @@ def test_the_announced_cost_is_the_cost(app, schedule, guidance):
         ("prompt", None), ("prompt", 7), ("prompt", "x" * 401), ("prompt", "a\0b"), ("prompt", ["a"]),
         ("seed", 1.5), ("seed", True), ("seed", -1), ("seed", None), ("seed", 10**12), ("seed", "7"),
         ("images", 0), ("images", 17), ("images", 2.5), ("steps", 0), ("steps", 10**9), ("steps", False),
-        ("guidance", -1), ("guidance", 1e9), ("guidance", "4"), ("schedule", "power"), ("schedule", "power_-1"), ("schedule", 3),
-        ("schedule", "points:" + "0,0;" * 900), ("lora_scale", 9), ("lora_scale", None), ("kl", 0.3), ("kl", True), ("closed", 1),
-        ("closed", "yes"), ("prompt", "<img src=x onerror=alert(1)>" * 20),
+        ("guidance", -1), ("guidance", 1e9), ("guidance", "4"), ("schedule", "power"),
+        ("schedule", "power_-1"), ("schedule", 3), ("schedule", "points:" + "0,0;" * 900), ("lora_scale", 9),
+        ("lora_scale", None), ("kl", 0.3), ("kl", True), ("closed", 1), ("closed", "yes"),
+        ("prompt", "<img src=x onerror=alert(1)>" * 20),
     ],
 )  # fmt: skip
 def test_a_bad_payload_gets_one_sentence_and_never_reaches_the_model(app, name, value):

@@ -97,7 +97,7 @@ CENTRES = torch.randn(4, 64, generator=torch.Generator().manual_seed(6))
 
 
 def test_coverage_at_eight_images():
-    """A 64-d mixture of four Gaussians: 95% intervals cover at least 93%, and those from the pairs as if independent less."""
+    """A 64-d mixture of four Gaussians: 95% intervals cover 93%, and those of pairs as if independent do not."""
     rng = torch.Generator().manual_seed(7)
 
     def draw(n: int) -> torch.Tensor:

@@ -19,13 +19,14 @@ from aig import schedules
 from aig.ui import render
 
 HOSTILE = [
-    "<img src=x onerror=alert(1)>", "</h2><script>alert(1)</script>", '" onmouseover="alert(1)', "' autofocus onfocus='alert(1)",
-    "${alert(1)}", "`${alert(1)}`", "{{constructor}}", "\\${alert(1)}", "&lt;b&gt;", "<!--", "]]>", "\u202egnp.exe", "a\nb",
+    "<img src=x onerror=alert(1)>", "</h2><script>alert(1)</script>", '" onmouseover="alert(1)', "&lt;b&gt;", "<!--",
+    "' autofocus onfocus='alert(1)", "${alert(1)}", "`${alert(1)}`", "{{constructor}}", "\\${alert(1)}", "]]>",
+    "\u202egnp.exe", "a\nb",
 ]  # fmt: skip
 
 
 class Tags(HTMLParser):
-    """Collects the tags, the attribute names and the text of a fragment, and checks that every tag is closed in order."""
+    """Collects the tags, attribute names and text of a fragment, and checks that every tag is closed in order."""
 
     VOID = {"img", "br"}
 
@@ -55,7 +56,8 @@ def parse(fragment: str) -> Tags:
 
 
 def a_stage(text: str, state: str = "done", picture: str = "data:image/png;base64,AA==") -> render.Stage:
-    bars = [render.Bar(kind=kind, shares={text: 0.6, "b": 0.4}, entropy=e) for kind, e in (("base", 0.97), ("tuned", 0.2), ("aig", 0.9))]
+    entropies = {"base": 0.97, "tuned": 0.2, "aig": 0.9}
+    bars = [render.Bar(kind=kind, shares={text: 0.6, "b": 0.4}, entropy=e) for kind, e in entropies.items()]
     columns = [
         render.Column(
             kind=kind,
@@ -118,7 +120,10 @@ def test_a_curve_that_cannot_be_drawn_says_why():
     assert "unknown <schedule>" in parse(render.no_curve("unknown <schedule>")).text
 
 
-@pytest.mark.parametrize(("images", "expected"), [(1, (1, 1)), (2, (2, 1)), (4, (2, 2)), (5, (3, 2)), (7, (3, 3)), (9, (3, 3)), (12, (4, 3)), (16, (4, 4))])
+@pytest.mark.parametrize(
+    ("images", "expected"),
+    [(1, (1, 1)), (2, (2, 1)), (4, (2, 2)), (5, (3, 2)), (7, (3, 3)), (9, (3, 3)), (12, (4, 3)), (16, (4, 4))],
+)
 def test_shape_is_the_most_nearly_square_grid(images, expected):
     assert render.shape(images) == expected
 

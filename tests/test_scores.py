@@ -45,7 +45,8 @@ def test_few_images_give_no_share_of_diversity():
 
 def test_a_tuned_model_that_lost_or_won_nothing_is_not_too_few_images():
     wider = score(NAMES, *columns(12, spread=(0.1, 1.0, 0.5)), VALUES).headline
-    assert wider.startswith("AIG keeps 75%") and wider.endswith("of the reward that tuning won; tuning lost no diversity.")
+    assert wider.startswith("AIG keeps 75%")
+    assert wider.endswith("of the reward that tuning won; tuning lost no diversity.")
     worse = score(NAMES, *columns(12, reward=(4.0, 0.0, 3.0)), VALUES).headline
     assert worse.endswith("of the diversity that tuning lost; tuning won no reward.")
     neither = score(NAMES, *columns(12, spread=(0.1, 1.0, 0.5), reward=(4.0, 0.0, 3.0)), VALUES).headline
@@ -90,7 +91,8 @@ def test_deltas_are_the_paired_differences_from_the_first_column():
     deltas = score(NAMES, features, rewards, classes, VALUES).columns[2].deltas
     expected = intervals.diversity(distances(features[2])) - intervals.diversity(distances(features[0]))
     assert deltas["diversity"] == expected.interval()
-    assert deltas["preference"].value == pytest.approx(float((rewards["preference"][2] - rewards["preference"][0]).mean()))
+    reward = rewards["preference"][2] - rewards["preference"][0]
+    assert deltas["preference"].value == pytest.approx(float(reward.mean()))
 
 
 def test_columns_of_unequal_size_are_refused():

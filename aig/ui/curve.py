@@ -1,16 +1,17 @@
-"""The schedule control: one text, and what follows from it: the drawing, its cost, a preset, a position of the exponent."""
+"""The schedule control: one text, and what follows from it: a drawing, a cost, a preset, an exponent."""
 
 from __future__ import annotations
 
 import gradio as gr
 
 from aig import schedules
-from aig.engine import MAX_SCHEDULE
+from aig.engine import MAX_SCHEDULE, Request, checked
+from aig.models import Model
 from aig.ui import render
 
 
 def cost(shares: tuple[float, ...], images: int, guidance: float) -> int:
-    """Model rows of a run with columns base, tuned and AIG: what has not parted yet is computed once (``aig.guidance``)."""
+    """Model rows of a run with the columns base, tuned and AIG; what has not parted yet is computed once."""
     rows, like_base, like_tuned = 0, True, True
     for g in shares:
         rows += 2 + (g != 1 and not like_base) + (g != 0 and not like_tuned)
@@ -18,30 +19,44 @@ def cost(shares: tuple[float, ...], images: int, guidance: float) -> int:
     return rows * images * (2 if guidance > 1 else 1)
 
 
-def draw(text: str, steps: int, closed: bool, images: int, guidance: float) -> str:
-    """The curve as an SVG figure, or the empty axes with the reason."""
+def draw(model: Model, request: Request) -> str:
+    """The curve of a request as an SVG figure, or the empty axes with the reason."""
     try:
-        schedule = schedules.parse(text[: MAX_SCHEDULE + 1])
-        rows = cost(schedules.weights(schedule, steps, closed=closed), images, guidance)
-        return render.curve(schedule, steps, closed=closed, cost=f"{rows:,} model rows")
+        rows = cost(checked(request, model), request.images, request.guidance)
+        schedule = schedules.parse(request.schedule)
+        return render.curve(schedule, request.steps, closed=request.closed, cost=f"{rows:,} model rows")
     except ValueError as problem:
         return render.no_curve(str(problem))
 
 
-def preset_of(text: str) -> str | None:
+def text_of(exponent: object) -> str | dict:
+    """The schedule text for a place of the exponent slider; none while its number is being typed."""
+    return f"power_{exponent:g}" if isinstance(exponent, (int, float)) else gr.skip()
+
+
+def chosen(preset: object) -> tuple[str | dict, float | dict]:
+    """The schedule text and the place of the exponent slider for a preset that was picked."""
+    return (preset, exponent_of(preset)) if preset_of(preset) else (gr.skip(), gr.skip())
+
+
+def preset_of(text: object) -> str | None:
     """The preset that a schedule text stands for, None if it is none."""
-    try:
-        name = schedules.parse(text[: MAX_SCHEDULE + 1]).name
-    except ValueError:
-        return None
+    name = _name(text)
     name = "linear" if name == "power_1" else name
     return name if name in schedules.PRESETS else None
 
 
-def exponent_of(text: str) -> float | dict:
-    """The position of the exponent slider for a schedule text; it stays where it is if that is not a power."""
-    try:
-        family, _, number = schedules.parse(text[: MAX_SCHEDULE + 1]).name.partition("_")
-    except ValueError:
-        return gr.skip()
+def exponent_of(text: object) -> float | dict:
+    """The place of the exponent slider for a schedule text; it stays where it is if that is not a power."""
+    family, _, number = _name(text).partition("_")
     return 1.0 if family == "linear" else float(number) if family == "power" else gr.skip()
+
+
+def _name(text: object) -> str:
+    """The canonical name of a schedule text, "" when it has none."""
+    if not isinstance(text, str) or len(text) > MAX_SCHEDULE:
+        return ""
+    try:
+        return schedules.parse(text).name
+    except ValueError:
+        return ""

@@ -1,4 +1,4 @@
-"""Pure functions from schedules, frames and scores to HTML and SVG. Every piece of outside text passes through ``escape``."""
+"""Pure functions from schedules, frames and scores to HTML and SVG; all text from outside passes through ``escape``."""
 
 from __future__ import annotations
 
@@ -36,7 +36,8 @@ def mosaic(images: np.ndarray) -> np.ndarray:
     columns, rows = shape(n)
     cells = np.zeros((rows * columns, height, width, channels), np.uint8)
     cells[:n] = images
-    return cells.reshape(rows, columns, height, width, channels).swapaxes(1, 2).reshape(rows * height, columns * width, channels)
+    grid = cells.reshape(rows, columns, height, width, channels).swapaxes(1, 2)
+    return grid.reshape(rows * height, columns * width, channels)
 
 
 def data_url(picture: np.ndarray, *, final: bool) -> str:
@@ -49,7 +50,7 @@ def data_url(picture: np.ndarray, *, final: bool) -> str:
     return f"data:image/{'png' if final else 'webp'};base64,{base64.b64encode(buffer.getvalue()).decode()}"
 
 
-# --- the annealing curve -------------------------------------------------------------------------------------------------
+# --- the annealing curve ---
 
 _WIDTH, _HEIGHT = 320, 148
 _LEFT, _RIGHT, _TOP, _BOTTOM = 40, 312, 10, 124
@@ -77,7 +78,7 @@ def _frame(top: float) -> tuple[str, object]:
 
 
 def curve(schedule: Schedule, steps: int, *, closed: bool, cost: str) -> str:
-    """The schedule over denoising progress as an SVG figure, with a dot at each real step's share and the cost below."""
+    """The schedule over denoising progress as an SVG figure: a dot at each real step's share, name and cost below."""
     shares = weights(schedule, steps, closed=closed)
     line = [(i / 200, schedule(i / 200)) for i in range(201)]
     top = max(1.0, *(share for _, share in line), *shares)
@@ -85,14 +86,16 @@ def curve(schedule: Schedule, steps: int, *, closed: bool, cost: str) -> str:
     path = " ".join(f"{x:.1f},{y:.1f}" for x, y in (at(*point) for point in line))
     last = steps - 1 if closed else steps
     radius = max(2.4, min(4.5, 90 / steps))
-    dots = "".join(
-        '<circle class="dot" cx="{:.1f}" cy="{:.1f}" r="{:.1f}" style="--g:{:.3f}"><title>step {}: {:.3f}</title></circle>'.format(
-            *at(i / max(1, last), share), radius, min(1.0, share), i + 1, share
+    dots = ""
+    for i, share in enumerate(shares):
+        x, y = at(i / max(1, last), share)
+        dots += (
+            f'<circle class="dot" cx="{x:.1f}" cy="{y:.1f}" r="{radius:.1f}" style="--g:{min(1.0, share):.3f}">'
+            f"<title>step {i + 1}: {share:.3f}</title></circle>"
         )
-        for i, share in enumerate(shares)
-    )
     name = escape(schedule.name)
-    spoken = f"Share of the tuned model, schedule {name}: {shares[0]:.2f} at the first of {steps} steps, {shares[-1]:.2f} at the last"
+    ends = f"{shares[0]:.2f} at the first of {steps} steps, {shares[-1]:.2f} at the last"
+    spoken = f"Share of the tuned model, schedule {name}: {ends}"
     area = f"{_LEFT},{_BOTTOM} {path} {_RIGHT},{_BOTTOM}"
     return (
         f'<figure class="curve"><svg viewBox="0 0 {_WIDTH} {_HEIGHT}" role="img" aria-label="{spoken}">{axes}'
@@ -110,7 +113,9 @@ def no_curve(problem: str) -> str:
     )
 
 
-# --- the stage: the sentence, the progress, the columns, the open attributes ------------------------------------------------
+# --- the stage: the sentence, the progress, the columns, the open attributes ---
+
+FLAG = '<span class="flag">collapsed most</span>'
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -161,16 +166,19 @@ class Stage:
 
 
 def stage(view: Stage) -> str:
-    """The whole stage. Its structure does not depend on the state, so updates change attributes and the layout stays put."""
+    """The whole stage; its structure does not depend on the state, so updates leave the layout in place."""
     quiet = "" if view.state == "done" else ' class="quiet"'
+    live = "off" if view.state == "running" else "polite"  # a new sentence every second is too much to listen to
     percent = f"{100 * view.share:.0f}"
     notice = f'<p class="notice" role="status">{escape(view.notice)}</p>' if view.notice else ""
     columns = "".join(_column(column, view.images) for column in view.columns)
     return (
         f'<div class="stage" data-state="{escape(view.state)}">'
-        f'<div class="sentence" aria-live="polite"><p class="asked">{view.asked}</p><h2{quiet}>{escape(view.sentence)}</h2></div>'
-        f'<div class="progress"><div class="rail" role="progressbar" aria-label="Denoising" aria-valuemin="0" aria-valuemax="100"'
-        f' aria-valuenow="{percent}"><i style="width:{percent}%"></i></div><span>{escape(view.status)}</span></div>'
+        f'<div class="sentence" aria-live="{live}"><p class="asked">{view.asked}</p>'
+        f"<h2{quiet}>{escape(view.sentence)}</h2></div>"
+        '<div class="progress"><div class="rail" role="progressbar" aria-label="Denoising" aria-valuemin="0" '
+        f'aria-valuemax="100" aria-valuenow="{percent}"><i style="width:{percent}%"></i></div>'
+        f"<span>{escape(view.status)}</span></div>"
         f'<div class="notices">{notice}</div>'
         f'<div class="arms" style="--count:{len(view.columns)}">{columns}</div>{_attributes(view)}</div>'
     )
@@ -188,10 +196,12 @@ def _column(column: Column, images: int) -> str:
     picture = f'<img src="{column.picture}" alt="{escape(column.alt)}" decoding="sync">' if column.picture else ""
     scores = "".join(map(_metric, column.metrics))
     return (
-        f'<article class="arm {escape(column.kind)}"><h3>{escape(column.title)}<small>{escape(column.about)}</small></h3>'
+        f'<article class="arm {escape(column.kind)}">'
+        f"<h3>{escape(column.title)}<small>{escape(column.about)}</small></h3>"
         f'<dl class="scores">{scores}</dl>'
         f'<figure class="mosaic{"" if picture else " empty"}" style="aspect-ratio:{across}/{down}">{picture}'
-        f'<div class="cells" style="grid-template:repeat({down},1fr)/repeat({across},1fr)">{cells}</div></figure></article>'
+        f'<div class="cells" style="grid-template:repeat({down},1fr)/repeat({across},1fr)">{cells}</div>'
+        "</figure></article>"
     )
 
 
@@ -210,13 +220,13 @@ def _attributes(view: Stage) -> str:
     most = max(lost, key=lost.get, default=None)
     flagged = most if view.state == "done" and lost.get(most, 0) > 0.1 else None
     rows = "".join(
-        f'<section class="attribute"><h4>{escape(name)}{"<span class=flag>collapsed most</span>" if name == flagged else ""}</h4>'
+        f'<section class="attribute"><h4>{escape(name)}{FLAG if name == flagged else ""}</h4>'
         f"{''.join(map(_bar, bars))}</section>"
         for name, bars in view.attributes.items()
     )
     return (
-        '<section class="open"><header><h3>What collapsed?</h3><p>How the images divide over what the prompt left open. '
-        "1.00 means all values equally often, 0.00 means a single one.</p></header>"
+        '<section class="open"><header><h3>What collapsed?</h3><p>How the images divide over what the prompt left '
+        "open: 1.00 is as varied as can be, 0.00 is all alike.</p></header>"
         f'<div class="attributes">{rows}</div></section>'
     )
 
@@ -224,14 +234,20 @@ def _attributes(view: Stage) -> str:
 def _bar(bar: Bar) -> str:
     """Segments in the declared order of the values; the larger, the stronger the colour."""
     drawn = [(value, share) for value, share in bar.shares.items() if share > 0.005]
-    segments = "".join(
-        f'<i class="{"named" if share * 26 > len(value) else ""}" style="--share:{share:.3f};--tint:{22 + 60 * share:.0f}%" '
-        f'title="{escape(value)} {share:.0%}">{escape(value) if share * 26 > len(value) else ""}</i>'
-        for value, share in drawn
-    )
+    segments = "".join(_segment(value, share) for value, share in drawn)
     spoken = ", ".join(f"{value} {share:.0%}" for value, share in drawn)
     title = {"aig": "AIG"}.get(bar.kind, bar.kind)
     return (
-        f'<div class="bar {escape(bar.kind)}"><b>{escape(title)}</b><div class="shares" role="img" aria-label="{escape(spoken)}">{segments}</div>'
-        f"<span>{bar.entropy + 0.0:.2f}</span></div>"
+        f'<div class="bar {escape(bar.kind)}"><b>{escape(title)}</b>'
+        f'<div class="shares" role="img" aria-label="{escape(spoken)}">{segments}</div>'
+        f"<span>{bar.entropy + 0.0:.2f}</span></div>"  # + 0.0: no minus before a zero
+    )
+
+
+def _segment(value: str, share: float) -> str:
+    """One value's part of a bar, named inside if the name fits."""
+    fits = share * 26 > len(value)
+    return (
+        f'<i class="{"named" if fits else ""}" style="--share:{share:.3f};--tint:{22 + 60 * share:.0f}%" '
+        f'title="{escape(value)} {share:.0%}">{escape(value) if fits else ""}</i>'
     )

@@ -86,7 +86,7 @@ def theme() -> gr.themes.Base:
 
 
 def head() -> str:
-    """The page's own styles; through ``head`` they arrive unprefixed, which launch's ``css`` would not keep (@container)."""
+    """The app's own styles, for launch's ``head``: its ``css`` would prefix the selectors and drop @container."""
     styles = "".join(f"<style>{path.read_text()}</style>" for path in STYLES)
     return (HERE / "head.html").read_text() + styles
 

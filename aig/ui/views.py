@@ -1,4 +1,4 @@
-"""From the engine's requests and updates to what the stage shows: the wording of every number, and nothing about HTML."""
+"""From the engine's requests and updates to what the stage shows: the wording of every number, no HTML."""
 
 from __future__ import annotations
 
@@ -62,7 +62,8 @@ def metrics(column: ColumnScores, base: ColumnScores) -> tuple[Metric, ...]:
 
 def caption(column: ColumnScores) -> str:
     """The scores of a column in one or two lines, for exported pictures."""
-    rewards = ", ".join(f"{REWARDS.get(name, name).lower()} {value.value:+.2f}" for name, value in column.rewards.items())
+    named = {REWARDS.get(name, name).lower(): interval.value for name, interval in column.rewards.items()}
+    rewards = ", ".join(f"{name} {value:+.2f}" for name, value in named.items())
     return f"{rewards}\ndiversity {column.diversity.value:.3f}" if column.diversity else rewards
 
 
@@ -120,7 +121,8 @@ def unknown(words: Sequence[str]) -> str:
     if not words:
         return ""
     quoted = ", ".join(f"“{word}”" for word in words[:8]) + (", …" if len(words) > 8 else "")
-    return f"The model never saw {'this word' if len(words) == 1 else 'these words'} and ignores {'it' if len(words) == 1 else 'them'}: {quoted}."
+    subject, object_ = ("this word", "it") if len(words) == 1 else ("these words", "them")
+    return f"The model never saw {subject} and ignores {object_}: {quoted}."
 
 
 def _stage(
@@ -135,13 +137,15 @@ def _stage(
     attributes: dict[str, list[Bar]] | None = None,
     notice: str = "",
 ) -> Stage:
-    blank = [Metric(label=label, value="–") for label in (*REWARDS.values(), "Diversity", "Vendi score")]
+    blank = [[Metric(label=label, value="–") for label in (*REWARDS.values(), "Diversity", "Vendi score")]] * 3
     schedule = schedules.parse(request.schedule).name
     abouts = ("never tuned", f"KL {request.kl:g} · LoRA {request.lora_scale:g}", _short(schedule))
     titles = ("Base", "Reward-tuned", "AIG")
     columns = [
         Column(kind=kind, title=title, about=about, metrics=scores, picture=picture, alt=_spoken(title, request, state))
-        for kind, title, about, scores, picture in zip(KINDS, titles, abouts, metrics or [blank] * 3, pictures, strict=True)
+        for kind, title, about, scores, picture in zip(
+            KINDS, titles, abouts, metrics or blank, pictures, strict=True
+        )
     ]
     first, last = request.seeds[0], request.seeds[-1]
     return Stage(

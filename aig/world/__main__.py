@@ -26,7 +26,7 @@ def run(stage: str, preset) -> None:
     """Run one stage with a progress bar; a finished stage returns at once."""
     module, function = STAGES[stage]
     generator = getattr(importlib.import_module(f"aig.world.{module}"), function)(preset)
-    bar = tqdm(generator, desc=f"{stage} ({preset.name})", unit="step", mininterval=2)
+    bar = tqdm(generator, desc=f"{stage} ({preset.name})", unit="step", mininterval=2, miniters=1)
     for row in bar:
         bar.total = row.pop("steps", bar.total)
         bar.n = row.pop("step", bar.n)

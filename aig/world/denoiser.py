@@ -82,9 +82,7 @@ def train(preset: Preset) -> Iterator[dict[str, float]]:
         v = model.unet(noisy.contiguous(memory_format=torch.channels_last), t, model.text_encoder(ids)[0], return_dict=False)[0]
         return {"loss": F.mse_loss(v, target)}
 
-    yield from fit(
-        model, loss, steps=preset.denoiser_steps, lr=6e-4, folder=preset.work / "denoiser", seed=preset.seed, ema=0.999
-    )
+    yield from fit(model, loss, steps=preset.denoiser_steps, lr=6e-4, folder=preset.work / "denoiser", seed=preset.seed)
     pipeline(model, vae).save_pretrained(preset.work / "pipeline")
 
 

@@ -20,9 +20,9 @@ from aig.world.captions import named_attributes, sentence
 from aig.world.portraits import ATTRIBUTES, NONE, decode
 from aig.world.presets import Preset
 
-SAMPLES, BATCH, STEPS, GUIDANCE = 2_000, 40, 20, 4.0
+SAMPLES, BATCH, STEPS, GUIDANCE = 2_000, 40, 12, 4.0
 P_NAMED = 0.5  # of each attribute in an evaluation prompt
-TUNED_SEEDS = tuple(range(1_000, 1_048))  # the same 48 people, without a prompt, for every tuned model
+TUNED_SEEDS = tuple(range(1_000, 1_032))  # the same 32 people, without a prompt, for every tuned model
 
 
 def run(preset: Preset, *, assets: Path = models.ASSETS, samples: int = SAMPLES) -> Iterator[dict[str, float]]:

@@ -54,9 +54,9 @@ CPU = Preset(
     text_layers=2,
     denoiser_steps=2_600,
     denoiser_batch=32,
-    ruler_steps=1_000,
-    reward_steps=800,
-    tuning_steps=40,
+    ruler_steps=900,
+    reward_steps=600,
+    tuning_steps=36,
     kl=(0.0, 0.1, 0.5, 2.0, 10.0),
 )
 

@@ -20,8 +20,9 @@ def device() -> torch.device:
     return torch.device("cuda" if torch.cuda.is_available() else "cpu")
 
 
-def warm_cosine(step: int, steps: int, warmup: int = 100) -> float:
-    """Share of the peak learning rate: linear warm-up, then half a cosine down to zero."""
+def warm_cosine(step: int, steps: int) -> float:
+    """Share of the peak learning rate: linear warm-up over up to 100 steps, then half a cosine down to zero."""
+    warmup = min(100, max(1, steps // 10))
     return min(1.0, (step + 1) / warmup) * 0.5 * (1 + math.cos(math.pi * min(1.0, step / steps)))
 
 

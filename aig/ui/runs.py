@@ -1,0 +1,141 @@
+"""The runs behind the Compare page: for the page a stream of stages, for the API one answer, for both a way to stop."""
+
+from __future__ import annotations
+
+import dataclasses
+from collections import defaultdict
+from collections.abc import Iterator
+from threading import Lock
+
+import gradio as gr
+from gradio.processing_utils import save_bytes_to_cache
+from gradio.utils import get_upload_folder
+
+from aig import export, schedules
+from aig.engine import Engine, Request, RunFailed, Stream, Update
+from aig.ui import render, views
+
+FIELDS = tuple(field.name for field in dataclasses.fields(Request))
+# What the Run and the Stop button are while a run goes on, and otherwise.
+BUSY = gr.update(interactive=False), gr.update(interactive=True)
+READY = gr.update(interactive=True), gr.update(interactive=False)
+
+
+def request_of(*settings: object) -> Request:
+    """The request with these values, in the order of its fields; nothing is checked yet."""
+    return Request(**dict(zip(FIELDS, settings, strict=True)))
+
+
+class Runs:
+    """The open streams of every session, which Stop and a closed tab end, and the handlers that open them."""
+
+    def __init__(self, engine: Engine) -> None:
+        self._engine = engine
+        self._lock = Lock()
+        self._open: dict[str, set[Stream]] = defaultdict(set)
+
+    def updates(self, request: Request, session: str) -> Iterator[Update]:
+        """The updates of a new run. It ends with the iteration, however that ends, or with ``leave``."""
+        stream = self._engine.stream(request)
+        with self._lock:
+            self._open[session].add(stream)
+        try:
+            yield from stream
+        finally:
+            stream.close()
+            with self._lock:
+                self._open[session].discard(stream)
+                if not self._open[session]:
+                    del self._open[session]
+
+    def leave(self, client: gr.Request) -> None:
+        """End all runs of a session; the model stops within one denoising step."""
+        with self._lock:
+            streams = tuple(self._open.get(client.session_hash, ()))
+        for stream in streams:
+            stream.close()
+
+    def live(self, client: gr.Request, *settings: object) -> Iterator[tuple]:
+        """For the page, at every update: the stage as HTML, the stage itself, the Run and the Stop button."""
+        request, view = request_of(*settings), None
+        try:
+            for update in self.updates(request, client.session_hash):
+                view = views.shown(update, views.unknown(self._engine.model.unknown_words(request.prompt)))
+                yield render.stage(view), view, *(READY if update.state == "done" else BUSY)
+        except ValueError as refusal:
+            raise gr.Error(render.escape(refusal), print_exception=False) from refusal
+        except RunFailed as failure:
+            if view is None:
+                raise gr.Error(render.escape(failure), print_exception=False) from failure
+            view = views.ended(view, "Failed", str(failure))
+            yield render.stage(view), view, *READY
+        else:
+            if view is not None and view.state != "done":
+                view = views.ended(view, "Stopped")
+                yield render.stage(view), view, *READY
+
+    def stop(self, view: render.Stage | None, client: gr.Request) -> tuple:
+        """For the page: end the session's runs and leave the last stage standing."""
+        self.leave(client)
+        if view is None or view.state == "done":
+            return gr.skip(), view, *READY
+        view = views.ended(view, "Stopped")
+        return render.stage(view), view, *READY
+
+    def compare(
+        self,
+        prompt: str,
+        seed: int,
+        images: int,
+        steps: int,
+        guidance: float,
+        schedule: str,
+        lora_scale: float,
+        kl: float,
+        closed: bool,
+        client: gr.Request,
+    ) -> tuple[dict, str]:
+        """Run one comparison of base, reward-tuned and AIG on the same seeds.
+
+        Answers with the final scores (rewards, diversity with 95% intervals, Vendi score, open attributes, paired
+        differences from base, the headline) and one PNG of the three grids, base on the left, AIG on the right.
+
+        Parameters:
+            prompt: English, may be empty (unconditional).
+            seed: image k of every grid starts from the noise of seed + k.
+            images: a column, 1 to 16.
+            steps: denoising steps, 1 to 100.
+            guidance: classifier-free guidance scale, 0 to 20, off up to 1.
+            schedule: share of the tuned model over progress, in one of the forms that /schedules lists.
+            lora_scale: strength of the tuned model, 0 to 1.5.
+            kl: KL coefficient that the tuned model was trained with, one of those on the page.
+            closed: end the schedule at 1 instead of one step before.
+        """
+        request = request_of(prompt, seed, images, steps, guidance, schedule, lora_scale, kl, closed)
+        last = None
+        try:
+            for last in self.updates(request, client.session_hash):
+                pass
+        except (ValueError, RunFailed) as problem:
+            raise gr.Error(str(problem), print_exception=False) from problem
+        if last is None or last.state != "done":
+            raise gr.Error("The run was stopped.", print_exception=False)
+        asked, columns = dataclasses.asdict(request), last.scores.columns
+        png = export.grids(last.images, [c.name for c in columns], [views.caption(c) for c in columns], asked)
+        scores = {"request": asked, "rows": last.rows, "seconds": last.seconds, **last.scores.to_json()}
+        return scores, save_bytes_to_cache(png, "aig.png", cache_dir=get_upload_folder())
+
+
+def schedules_api(steps: int = Request.steps, closed: bool = False) -> dict:
+    """The named schedules with their share of the tuned model at every step, and all forms that a schedule may take.
+
+    Parameters:
+        steps: denoising steps, 1 to 100.
+        closed: end the schedules at 1 instead of one step before.
+    """
+    named = {name: schedules.parse(name) for name in schedules.PRESETS}
+    try:
+        shares = {name: schedules.weights(named[name], steps, closed=closed is True) for name in named}
+    except ValueError as problem:
+        raise gr.Error(str(problem), print_exception=False) from problem
+    return {"presets": shares, "forms": schedules.CHOICES}

@@ -1,0 +1,118 @@
+"""``python -m tests.benchmarks.compare``: one comparison through the engine, against its model rows and the naive way.
+
+Four images a column, 20 steps, guidance on, three columns. Everything is measured in one process, in turns, on an otherwise
+idle machine: the run as the app does it, the model rows alone, and the naive way (three stock pipeline calls in float32, AIG
+with two copies of the model, the LoRA loaded the stock way, nothing skipped or shared).
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import os
+import platform
+import resource
+import statistics
+import time
+
+import torch
+from diffusers import StableDiffusionPipeline
+
+from aig import models
+from aig.engine import Engine, Request
+from aig.schedules import parse, weights
+
+REQUEST = Request(prompt="a person with glasses", images=4, steps=20, guidance=4.0, schedule="power_2")
+
+
+def ours(engine: Engine) -> dict[str, float]:
+    """Seconds to the first preview and to the end, and the model rows."""
+    start, first = time.perf_counter(), None
+    for update in engine.stream(REQUEST):
+        if first is None and update.images is not None:
+            first = time.perf_counter() - start
+    return {"first preview": first, "run": time.perf_counter() - start, "rows": update.rows}
+
+
+@torch.no_grad()
+def rows_alone(model: models.Model, rows: int) -> float:
+    """Seconds of the run's denoiser rows and nothing else, in the batches in which the run makes them."""
+    unet, steps, images = model.pipe.unet, REQUEST.steps, REQUEST.images
+    config = unet.config
+    text = torch.randn(1, model.max_words + 2, config.cross_attention_dim)
+    shares = weights(parse(REQUEST.schedule), steps)
+    start, done = time.perf_counter(), 0
+    for i, g in enumerate(shares):
+        same = i == 0 or not any(shares[:i])
+        for batch in (images * 2 * (1 if same else 2), images * 2 * (1 if g == 0 else 2)):
+            x = torch.randn(batch, config.in_channels, config.sample_size, config.sample_size)
+            unet(x, torch.tensor(500), text.expand(batch, -1, -1), return_dict=False)
+            done += batch
+    seconds = time.perf_counter() - start
+    return seconds * rows / done
+
+
+@torch.no_grad()
+def naive(base: StableDiffusionPipeline, tuned: StableDiffusionPipeline) -> float:
+    """Seconds of base, tuned and AIG one after the other."""
+
+    def noise():
+        return [torch.Generator().manual_seed(seed) for seed in REQUEST.seeds]
+
+    prompts = [REQUEST.prompt] * REQUEST.images
+    settings = {"num_inference_steps": REQUEST.steps, "guidance_scale": REQUEST.guidance}
+    start = time.perf_counter()
+    for pipe in (base, tuned):
+        pipe(prompts, generator=noise(), **settings)
+    shares = iter(weights(parse(REQUEST.schedule), REQUEST.steps))
+    plain = base.unet.forward
+
+    def mixed(*args, **kwargs):
+        g = next(shares)
+        return (torch.lerp(plain(*args, **kwargs)[0], tuned.unet(*args, **kwargs)[0], g),)
+
+    base.unet.forward = mixed
+    try:
+        base(prompts, generator=noise(), **settings)
+    finally:
+        del base.unet.forward
+    return time.perf_counter() - start
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument("--rounds", type=int, default=5)
+    rounds = parser.parse_args().rounds
+    engine = Engine(models.load)
+    model = engine.model
+    ours(engine)
+    memory = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1e6
+
+    folder = models.ASSETS / "portraits"
+
+    def stock() -> StableDiffusionPipeline:
+        pipe = StableDiffusionPipeline.from_pretrained(folder, use_safetensors=True, safety_checker=None)
+        pipe.set_progress_bar_config(disable=True)
+        return pipe
+
+    base, tuned = stock(), stock()
+    lora = sorted(folder.glob("loras/*.safetensors"))[0]
+    tuned.load_lora_weights(lora.parent, weight_name=lora.name)
+    naive(base, tuned)
+    results = []
+    for _ in range(rounds):
+        run = ours(engine)
+        run["rows alone"] = rows_alone(model, run["rows"])
+        run["naive"] = naive(base, tuned)
+        results.append(run)
+    engine.close()
+    median = {name: statistics.median(r[name] for r in results) for name in results[0]}
+    median["run / rows alone"] = statistics.median(r["run"] / r["rows alone"] for r in results)
+    median["run / naive"] = statistics.median(r["run"] / r["naive"] for r in results)
+    median["memory of the app (GB)"] = memory
+    median["machine"] = f"{platform.processor() or platform.machine()}, {os.cpu_count()} cores, torch {torch.__version__}"
+    print(json.dumps(median, indent=1))
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,46 @@
+"""The README: its front matter parses, its tree is the tree, its code runs on the shipped model."""
+
+from __future__ import annotations
+
+import re
+from pathlib import Path
+
+import pytest
+import yaml
+
+from aig.models import ASSETS
+
+ROOT = ASSETS.parent
+README = (ROOT / "README.md").read_text()
+BLOCKS = re.findall(r"```python\n(.*?)```", README, re.DOTALL)
+
+
+def test_the_front_matter_is_what_spaces_need():
+    matter = yaml.safe_load(README.split("---")[1])
+    assert matter["sdk"] == "gradio" and (ROOT / matter["app_file"]).is_file()
+    assert matter["python_version"] in ("3.11", "3.12") and len(matter["short_description"]) <= 60
+    assert f"gradio>={'.'.join(matter['sdk_version'].split('.')[:2])}" in (ROOT / "requirements.txt").read_text()
+
+
+def test_the_tree_names_what_is_there():
+    tree = README.split("## Where things are")[1].split("```")[1]
+    for line in tree.strip().splitlines():
+        indent, name = re.match(r"( *)(\S+)", line).groups()
+        assert ((ROOT / "aig" / name) if indent else ROOT / name).exists(), name
+    listed = set(re.findall(r"^  (\w+\.py)", tree, re.MULTILINE))
+    assert listed == {path.name for path in Path(ROOT / "aig").glob("*.py")} - {"__init__.py"}
+
+
+def test_the_code_runs_on_the_shipped_model(monkeypatch):
+    method, load, _ = BLOCKS
+    monkeypatch.chdir(ROOT)
+    names: dict = {}
+    exec(load, names)
+    names["pipe"].set_progress_bar_config(disable=True)
+    exec(method, names)
+    assert names["images"][0].size == (64, 64)
+
+
+@pytest.mark.parametrize("path", re.findall(r"\]\((assets/[^)]+)\)", README))
+def test_linked_files_exist(path):
+    assert (ROOT / path).is_file()

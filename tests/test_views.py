@@ -1,0 +1,102 @@
+"""Wording: what the stage says at each moment of a run."""
+
+from __future__ import annotations
+
+import numpy as np
+import pytest
+import torch
+
+from aig.engine import NAMES, Request, Update
+from aig.intervals import Interval
+from aig.scores import score
+from aig.ui import views
+
+REQUEST = Request(prompt="a person", images=4, steps=8, kl=0.5)
+
+
+def an_update(state: str, images: int = 4, spread: tuple[float, ...] = (1.0, 0.2, 0.9)) -> Update:
+    """Columns whose features spread as told around one direction, with rewards 0, 2 and 1.8."""
+    rng = torch.Generator().manual_seed(0)
+    noise = torch.randn(images, 6, generator=rng)
+    features = torch.stack([torch.ones(6) + s * noise for s in spread])
+    rewards = torch.tensor([0.0, 2.0, 1.8])[:, None] + 0.01 * noise[:, 0]
+    classes = torch.softmax(9 * torch.randn(3, images, 3, generator=rng), dim=-1)
+    scores = score(
+        NAMES, features, {"preference": rewards, "held-out": -rewards}, {"hue": classes}, {"hue": ("red", "green", "blue")}
+    )
+    pictures = np.random.default_rng(0).integers(0, 256, (3, images, 4, 4, 3), dtype=np.uint8)
+    return Update(
+        state=state,
+        request=Request(prompt="a person", images=images, steps=8, kl=0.5),
+        shares=(0.0,) * 8,
+        step=8 if state == "done" else 2,
+        images=pictures,
+        scores=scores,
+        rows=1234,
+        seconds=3.21,
+        left=0.0 if state == "done" else 6.4,
+    )
+
+
+@pytest.mark.parametrize(
+    ("value", "text"),
+    [(1.234, "1.23"), (-1.234, "−1.23"), (-0.001, "0.00"), (None, "–"), (float("nan"), "–"), (float("inf"), "–")],
+)
+def test_number(value, text):
+    assert views.number(value) == text
+
+
+def test_span_of_a_known_and_of_an_unknown_interval():
+    assert views.span(Interval(value=0.5, low=-0.25, high=1, n=4)) == "−0.25 to 1.00"
+    inf = float("inf")
+    assert views.span(Interval(value=0.5, low=-inf, high=inf, n=2)) == "needs 3 images"
+
+
+def test_before_the_first_run_everything_is_blank():
+    stage = views.idle(REQUEST)
+    assert stage.state == "idle" and stage.sentence == views.INVITATION and not stage.attributes
+    assert {m.value for column in stage.columns for m in column.metrics} == {"–"}
+    assert "seeds 7 to 10" in stage.asked
+
+
+def test_waiting_says_the_place():
+    assert "place 3" in views.shown(Update(state="waiting", request=REQUEST, shares=(), place=3)).status
+
+
+def test_a_running_stage_shows_steps_and_seconds_left():
+    stage = views.shown(an_update("running"))
+    assert stage.status == "Step 2 of 8 · 6 s left" and stage.share == 0.25
+    assert all(column.picture.startswith("data:image/webp") for column in stage.columns)
+
+
+def test_a_finished_stage_shows_the_headline_and_the_scores():
+    update = an_update("done")
+    stage = views.shown(update)
+    assert stage.sentence == update.scores.headline and stage.share == 1
+    assert stage.status == "8 steps · 3.2 s · 1,234 model rows"
+    base, tuned, aig = stage.columns
+    assert [m.label for m in base.metrics] == ["Reward", "Held-out reward", "Diversity", "Vendi score"]
+    assert {m.delta for m in base.metrics} == {""}
+    assert tuned.metrics[0].delta == "+2.00" and tuned.metrics[0].sure and tuned.metrics[1].delta == "−2.00"
+    assert tuned.metrics[2].delta.startswith("−") and "to" in tuned.metrics[2].note
+    assert aig.metrics[3].note == "of 4" and aig.picture.startswith("data:image/png")
+    assert [bar.kind for bar in stage.attributes["hue"]] == ["base", "tuned", "aig"]
+    assert all(sum(bar.shares.values()) == pytest.approx(1) for bar in stage.attributes["hue"])
+
+
+def test_one_image_has_no_diversity_and_says_what_it_needs():
+    stage = views.shown(an_update("done", images=1))
+    assert [m.note for m in stage.columns[0].metrics[2:]] == ["needs 2 images"] * 2
+    assert not stage.attributes and "seed 7," in stage.asked
+
+
+def test_a_stopped_stage_keeps_its_pictures():
+    running = views.shown(an_update("running"), notice="a note")
+    stopped = views.ended(running, "Stopped")
+    assert stopped.columns == running.columns and stopped.notice == "a note" and stopped.state == "stopped"
+
+
+def test_unknown_words_are_named_up_to_a_bound():
+    assert views.unknown(()) == ""
+    assert views.unknown(("zebra",)).endswith("this word and ignores it: “zebra”.")
+    assert views.unknown(tuple("abcdefghijkl")).count("“") == 8
