@@ -53,7 +53,10 @@ def main() -> None:
     parser.add_argument("--host", default="0.0.0.0" if on_space else "127.0.0.1")
     parser.add_argument("--port", type=int, default=7860)
     arguments = parser.parse_args()
-    app = build(Engine(models.load))
+    try:
+        app = build(Engine(models.load))
+    except ValueError as problem:  # an asset is missing or broken
+        raise SystemExit(f"aig: {problem}") from problem
     app.launch(
         server_name=arguments.host, server_port=arguments.port, theme=theme.theme(), head=theme.head(), **LAUNCH
     )

@@ -14,7 +14,7 @@ from PIL import Image, ImageDraw, ImageFont
 from PIL.PngImagePlugin import PngInfo
 
 KEY = "aig"  # the PNG text chunk that holds the settings as JSON
-COLOURS = {"Base": "#4c6a92", "Reward-tuned": "#d55e00", "AIG": "#009e73"}  # Okabe-Ito, as on the page
+COLOURS = {"Base": "#0072b2", "Reward-tuned": "#d55e00", "AIG": "#009e73"}  # Okabe-Ito, as on the page
 CELL, GAP, MARGIN = 128, 4, 24
 
 

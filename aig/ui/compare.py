@@ -24,8 +24,8 @@ EXAMPLES = (
     "",
 )
 PRESET_LABELS = {"step_0.6": "step 0.6", "sigmoid_12_0.5": "sigmoid", "constant_0.5": "constant", "draft": "tuned"}
-# Payloads reach the handlers as they came (preprocess=False), because the engine checks them all, and strictly. More runs
-# than the engine's own queue holds may enter, so that a full house is told so instead of waiting in silence.
+# Payloads reach the handlers as they came (preprocess=False), because the engine checks them all, and strictly. More
+# runs than the engine's own queue holds may enter, so that a full house is told so instead of waiting in silence.
 RUN = {"preprocess": False, "concurrency_id": "runs", "concurrency_limit": MAX_WAITING + 8}
 QUICK = {"preprocess": False, "queue": False, "show_progress": "hidden", "api_visibility": "private"}
 
@@ -82,8 +82,8 @@ def build(engine: Engine) -> Callable[[gr.Request], None]:
                 seed = gr.Number(default.seed, label="Seed", precision=0)
                 dice = gr.Button("Roll a new seed", elem_id="dice")
             with gr.Row(elem_classes="pair"):
-                images = gr.Slider(1, MAX_IMAGES, default.images, step=1, label="Images", buttons=[])
-                steps = gr.Slider(4, 50, default.steps, step=1, label="Steps", buttons=[])
+                images = gr.Slider(1, MAX_IMAGES, default.images, step=1, precision=0, label="Images", buttons=[])
+                steps = gr.Slider(4, 50, default.steps, step=1, precision=0, label="Steps", buttons=[])
             guidance = gr.Slider(1, 10, default.guidance, step=0.5, label="Guidance", buttons=[])
 
     settings = [prompt, seed, images, steps, guidance, schedule, lora_scale, kl, closed]  # the order of runs.FIELDS
@@ -111,7 +111,7 @@ def build(engine: Engine) -> Callable[[gr.Request], None]:
     changes = [control.change for control in drawn]
     gr.on(changes, redraw, drawn, drawing, trigger_mode="always_last", **QUICK)
 
-    scores, picture = gr.JSON(visible=False), gr.Image(visible=False, format="png")
+    scores, picture = gr.JSON(label="scores", visible=False), gr.Image(label="grids", format="png", visible=False)
     gr.on([], runs.compare, settings, [scores, picture], api_name="compare", **RUN)
     gr.api(schedules_api, api_name="schedules")
     return runs.leave
