@@ -56,7 +56,7 @@ def main() -> None:
     try:
         app = build(Engine(models.load))
     except ValueError as problem:  # an asset is missing or broken
-        raise SystemExit(f"aig: {problem}") from problem
+        parser.exit(2, f"aig: {problem}\n")
     app.launch(
         server_name=arguments.host, server_port=arguments.port, theme=theme.theme(), head=theme.head(), **LAUNCH
     )
