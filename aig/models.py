@@ -73,15 +73,14 @@ def load(name: str = "portraits", *, assets: Path = ASSETS, kl_cache: int = 4) -
     folder = assets / name
     verify(folder)
     os.environ.setdefault("DIFFUSERS_DISABLE_REMOTE_CODE", "1")
+    quiet()
     from diffusers import StableDiffusionPipeline
 
     from aig.adapters import fused
     from aig.world.captions import MAX_TOKENS
     from aig.world.portraits import ATTRIBUTES
 
-    pipe = StableDiffusionPipeline.from_pretrained(
-        folder, use_safetensors=True, safety_checker=None, local_files_only=True, torch_dtype=torch.float32
-    )
+    pipe = StableDiffusionPipeline.from_pretrained(folder, use_safetensors=True, safety_checker=None, local_files_only=True)
     place = "cuda" if torch.cuda.is_available() else "cpu"
     pipe.to(place)
     pipe.set_progress_bar_config(disable=True)
@@ -103,6 +102,17 @@ def load(name: str = "portraits", *, assets: Path = ASSETS, kl_cache: int = 4) -
         values=ATTRIBUTES,
         max_words=MAX_TOKENS - 2,
     )
+
+
+def quiet() -> None:
+    """Keep the libraries' advice and progress bars, and prompts that they quote, out of the log; errors still appear."""
+    os.environ.setdefault("TRANSFORMERS_VERBOSITY", "error")
+    import diffusers.utils.logging
+    import transformers.utils.logging
+
+    for logging in (diffusers.utils.logging, transformers.utils.logging):
+        logging.set_verbosity_error()
+        logging.disable_progress_bar()
 
 
 def load_ruler(folder: Path, place: str = "cpu") -> Callable[[torch.Tensor], tuple[torch.Tensor, dict[str, torch.Tensor]]]:
