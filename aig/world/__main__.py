@@ -1,4 +1,4 @@
-"""``python -m aig.world <stage> --preset cpu|gpu``: make the embedded world, stage by stage or all of it; resumable."""
+"""``python -m aig.world <stage> --preset cpu``: make the embedded world, stage by stage or all of it; resumable."""
 
 from __future__ import annotations
 

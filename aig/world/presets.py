@@ -1,4 +1,4 @@
-"""Settings of the two sizes of the embedded world: ``cpu`` trains in about two hours on two cores, ``gpu`` is larger."""
+"""Settings of the embedded world: ``cpu`` trains in about two hours on two cores."""
 
 from __future__ import annotations
 
