@@ -29,7 +29,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
 
 
 def parser() -> argparse.ArgumentParser:
-    """The commands and their options; the defaults of ``compare`` are those of ``engine.Request``."""
+    """The commands and their options; the defaults of ``compare`` are those of ``Request``."""
     top = argparse.ArgumentParser(prog="python -m aig", description="Annealed Importance Guidance")
     commands = top.add_subparsers(required=True, metavar="command")
 
@@ -51,7 +51,8 @@ def parser() -> argparse.ArgumentParser:
 
 def run_compare(options: argparse.Namespace) -> None:
     from aig import export, models
-    from aig.engine import Engine, Request
+    from aig.engine import Engine
+    from aig.request import Request
 
     given = {f.name: getattr(options, f.name, None) for f in dataclasses.fields(Request)}
     request = Request(**{name: value for name, value in given.items() if value is not None})

@@ -15,7 +15,8 @@ from gradio_client.exceptions import AppError
 from PIL import Image
 
 from aig import export, schedules
-from aig.engine import Engine, Request
+from aig.engine import Engine
+from aig.request import Request
 from aig.ui import compare, curve
 from tests.serving import served, slowed, tiny_model
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 import pytest
 
 from aig import schedules
-from aig.engine import Request
+from aig.request import Request
 from aig.ui import curve
 from tests.serving import tiny_model
 

@@ -13,7 +13,8 @@ import pytest
 import torch
 
 from aig import engine as engines
-from aig.engine import Busy, Engine, Request, RunFailed
+from aig.engine import Busy, Engine, RunFailed
+from aig.request import Request
 from tests.serving import slowed, tiny_model
 
 SMALL = Request(prompt="a b", images=2, steps=4)

@@ -10,7 +10,8 @@ from pathlib import Path
 import gradio as gr
 
 from aig import schedules
-from aig.engine import MAX_IMAGES, MAX_LORA_SCALE, MAX_WAITING, Engine, Request
+from aig.engine import MAX_WAITING, Engine
+from aig.request import MAX_IMAGES, MAX_LORA_SCALE, Request
 from aig.ui import curve, render, views
 from aig.ui.runs import Runs, schedules_api
 

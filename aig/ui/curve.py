@@ -5,7 +5,7 @@ from __future__ import annotations
 import gradio as gr
 
 from aig import schedules
-from aig.engine import MAX_SCHEDULE, Request, checked
+from aig.request import MAX_SCHEDULE, Request, checked
 from aig.models import Model
 from aig.ui import render
 

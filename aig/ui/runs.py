@@ -12,7 +12,8 @@ from gradio.processing_utils import save_bytes_to_cache
 from gradio.utils import get_upload_folder
 
 from aig import export, schedules
-from aig.engine import Engine, Request, RunFailed, Stream, Update
+from aig.engine import Engine, RunFailed, Stream, Update
+from aig.request import Request
 from aig.ui import render, views
 
 FIELDS = tuple(field.name for field in dataclasses.fields(Request))

@@ -7,8 +7,9 @@ from collections.abc import Sequence
 from dataclasses import replace
 
 from aig import schedules
-from aig.engine import Request, Update
+from aig.engine import Update
 from aig.intervals import Interval
+from aig.request import Request
 from aig.scores import TOO_FEW, ColumnScores
 from aig.ui import render
 from aig.ui.render import Bar, Column, Metric, Stage

@@ -26,11 +26,13 @@ def run(stage: str, preset) -> None:
     """Run one stage with a progress bar; a finished stage returns at once."""
     module, function = STAGES[stage]
     generator = getattr(importlib.import_module(f"aig.world.{module}"), function)(preset)
-    bar = tqdm(generator, desc=f"{stage} ({preset.name})", unit="step", mininterval=2, miniters=1)
-    for row in bar:
-        bar.total = row.pop("steps", bar.total)
-        bar.n = row.pop("step", bar.n)
-        bar.set_postfix({name: f"{value:.4g}" for name, value in row.items()}, refresh=False)
+    with tqdm(desc=f"{stage} ({preset.name})", unit="step", mininterval=2) as bar:
+        for row in generator:
+            step, bar.total = row.pop("step"), row.pop("steps")
+            if step < bar.n:  # the next part of the stage
+                bar.reset(bar.total)
+            bar.set_postfix({name: f"{value:.4g}" for name, value in row.items()}, refresh=False)
+            bar.update(step - bar.n)
 
 
 def main() -> None:

@@ -1,6 +1,6 @@
-"""Stage ``autoencoder``: a stock AutoencoderTiny that turns a drawing into an 4 times smaller grid of latents and back.
+"""Stage ``autoencoder``: a stock AutoencoderTiny that turns a drawing into a small grid of latents and back.
 
-The encoder starts from the principal components of 4x4 patches and is trained on with the decoder. The loss is L1 + L2 + the
+The encoder starts from the principal components of patches (4x4 pixels with three levels) and is trained on with the decoder. The loss is L1 + L2 + the
 L1 of image gradients (crisp edges); a little noise on the latents makes the decoder robust to the denoiser's errors.
 """
 
@@ -21,7 +21,7 @@ LATENT_NOISE = 0.03
 
 
 def build(preset: Preset) -> AutoencoderTiny:
-    """An untrained autoencoder; latents are (B, latent_channels, size/4, size/4)."""
+    """An untrained autoencoder; latents are (B, latent_channels, latent_size, latent_size)."""
     levels, patch = preset.vae_levels, 3 * 4 ** (preset.vae_levels - 1)
     return AutoencoderTiny(
         encoder_block_out_channels=(patch,) * levels,

@@ -29,8 +29,8 @@ def render(preset: Preset, result: Mapping) -> str:
         f"- Data: {preset.drawings:,} drawings of {preset.size}x{preset.size} pixels by DiceBear 9.4.3 (authors and licences in NOTICE.md),",
         f"  {preset.held_out:,} more held out. Attributes and their distributions: `aig/world/portraits.py`.",
         f"- Autoencoder: AutoencoderTiny, {preset.latent_channels} channels at {preset.latent_size}x{preset.latent_size}, {preset.vae_steps:,} updates.",
-        f"- Denoiser: UNet2DConditionModel {preset.unet_channels}, v-prediction, cosine schedule, {preset.denoiser_steps:,} updates of",
-        f"  {preset.denoiser_batch} drawings; text encoder trained with it ({preset.text_layers} layers of {preset.text_width}).",
+        f"- Denoiser: UNet2DConditionModel {preset.unet_channels}, v-prediction, cosine schedule, {preset.denoiser_cycles[-1]:,} updates of",
+        f"  {preset.denoiser_batch} drawings; text encoder ({preset.text_layers} layers of {preset.text_width}) first taught to tell what a caption names, in {preset.text_steps:,} updates.",
         f"- Rewards: Bradley-Terry models of two simulated populations of annotators (`aig/world/preference.py`), {preset.reward_steps:,} updates each.",
         f"- Tuning: DRaFT-1 with the KL term, LoRA rank {draft.RANK}, {preset.tuning_steps} updates of {draft.BATCH} prompts, KL coefficients "
         + ", ".join(f"{kl:g}" for kl in preset.kl) + ".",

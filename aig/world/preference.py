@@ -30,6 +30,7 @@ SHARED_TASTE = {
     "background": {"blue": 0.4, "gray": -0.4},
 }
 SHARED_FINISH = {"saturation": 1.2, "contrast": 0.8, "softness": -1.5}  # utility per unit of each
+VOTERS = 8  # annotators who compare each pair; the reward is fitted to their shares
 AGREEMENT = 2.0  # utility of a picture that shows all that its prompt names, against none of it
 
 
@@ -128,12 +129,13 @@ def train_one(preset: Preset, name: str, batch: int = 32) -> Iterator[dict[str, 
 
     def loss(step: int, rng: torch.Generator) -> dict[str, torch.Tensor]:
         x, prompts, u = _pairs(population, images, labels, pool, batch, rng)
-        wins = torch.rand(batch, generator=rng) < torch.sigmoid((u[0] - u[1]) / population.noise)
+        votes = torch.rand(VOTERS, batch, generator=rng) < torch.sigmoid((u[0] - u[1]) / population.noise)
+        share = votes.float().mean(0).to(device())
         raw = model.raw(x.to(device()), prompts * 2).view(2, batch)
-        margin = (raw[0] - raw[1]) * torch.where(wins, 1.0, -1.0).to(raw)
+        margin = raw[0] - raw[1]
         return {
-            "loss": -F.logsigmoid(margin).mean() + 1e-3 * raw.square().mean(),
-            "right": (margin > 0).float().mean(),
+            "loss": F.binary_cross_entropy_with_logits(margin, share) + 1e-3 * raw.square().mean(),
+            "right": torch.where(margin > 0, share, 1 - share).mean(),
         }
 
     folder = preset.work / f"reward-{name}"

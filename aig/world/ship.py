@@ -26,6 +26,10 @@ def run(preset: Preset, *, assets: Path = ASSETS) -> Iterator[dict[str, float]]:
     pipe = StableDiffusionPipeline.from_pretrained(preset.work / "pipeline", use_safetensors=True, safety_checker=None)
     pipe.unet.half()  # the rest is small and stays in float32, where stock loading leaves it
     pipe.save_pretrained(folder, max_shard_size=SHARD)
+    for config in (folder / "model_index.json", *folder.glob("*/config.json")):
+        settings = json.loads(config.read_text())
+        settings.pop("_name_or_path", None)  # where it was packed from is nobody's business
+        config.write_text(json.dumps(settings, indent=2) + "\n")
     yield {"step": 1, "steps": 3}
     for source in ("loras", "rewards"):
         (folder / source).mkdir()

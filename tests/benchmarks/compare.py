@@ -19,7 +19,8 @@ import torch
 from diffusers import StableDiffusionPipeline
 
 from aig import models
-from aig.engine import Engine, Request
+from aig.engine import Engine
+from aig.request import Request
 from aig.schedules import parse, weights
 
 REQUEST = Request(prompt="a person with glasses", images=4, steps=20, guidance=4.0, schedule="power_2")

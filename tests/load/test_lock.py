@@ -8,7 +8,8 @@ import threading
 import torch
 
 from aig.adapters import denoiser
-from aig.engine import Engine, Request
+from aig.engine import Engine
+from aig.request import Request
 from aig.sampling import Column, sample
 from tests.serving import tiny_model
 

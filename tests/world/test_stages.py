@@ -13,7 +13,7 @@ from aig.world import autoencoder, data, denoiser, draft, preference, presets, r
 from aig.world.portraits import ATTRIBUTES, encode, sample_attributes
 
 TINY = dataclasses.replace(
-    presets.CPU, name="tiny", size=32, drawings=96, held_out=32, latent_channels=4, vae_channels=16, vae_steps=12, denoiser_steps=4,
+    presets.CPU, name="tiny", size=32, drawings=96, held_out=32, latent_channels=4, vae_channels=16, vae_steps=12, text_steps=4, denoiser_cycles=(3, 4),
     denoiser_batch=4, unet_channels=(32, 64), text_width=48, text_layers=1, ruler_steps=4, reward_steps=4, tuning_steps=2,
     kl=(0.0, 1.0),
 )  # fmt: skip
