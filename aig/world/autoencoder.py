@@ -92,7 +92,7 @@ def train(preset: Preset, batch: int = 16) -> Iterator[dict[str, float]]:
         l1, l2 = (x - y).abs().mean(), F.mse_loss(y, x)
         return {"loss": l1 + 4 * l2 + 0.5 * edges, "mse": l2.detach(), "std": z.detach().std()}
 
-    yield from fit(vae, loss, steps=preset.vae_steps, lr=3e-3, folder=preset.work / "autoencoder", seed=preset.seed, ema=0.998)
+    yield from fit(vae, loss, cycles=((preset.vae_steps, 3e-3),), folder=preset.work / "autoencoder", seed=preset.seed, ema=0.998)
     sample = to_tensor(images[: min(1_000, preset.drawings)]).to(device())
     with torch.no_grad():
         z = vae.encoder(sample)

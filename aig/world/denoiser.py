@@ -106,9 +106,9 @@ def train(preset: Preset) -> Iterator[dict[str, float]]:
         _, texts, ids = captions(rng)
         return {"loss": reader(model.text_encoder(ids)[0], texts)}
 
-    yield from fit(reader, reading_loss, steps=preset.text_steps, lr=1e-3, folder=preset.work / "words", seed=preset.seed)
+    yield from fit(reader, reading_loss, cycles=((preset.text_steps, 1e-3),), folder=preset.work / "words", seed=preset.seed)
     reader.heads.requires_grad_(False)
-    unet = compiled(model.unet.to(memory_format=torch.channels_last), preset.denoiser_cycles[-1])
+    unet = compiled(model.unet.to(memory_format=torch.channels_last), preset.denoiser_cycles[-1][0])
 
     def loss(step: int, rng: torch.Generator) -> dict[str, torch.Tensor]:
         index, texts, ids = captions(rng)
@@ -123,7 +123,7 @@ def train(preset: Preset) -> Iterator[dict[str, float]]:
         mse, reading = F.mse_loss(v, target), reader(text, texts)
         return {"loss": mse + READING * reading, "mse": mse, "reading": reading}
 
-    yield from fit(model, loss, steps=preset.denoiser_cycles, lr=6e-4, folder=preset.work / "denoiser", seed=preset.seed)
+    yield from fit(model, loss, cycles=preset.denoiser_cycles, folder=preset.work / "denoiser", seed=preset.seed)
     pipeline(model, vae).save_pretrained(preset.work / "pipeline")
 
 

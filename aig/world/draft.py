@@ -62,7 +62,7 @@ def train_one(preset: Preset, kl: float) -> Iterator[dict[str, float]]:
         return {"loss": -r + kl * gap, "reward": r.detach(), "gap": gap.detach()}
 
     folder = preset.work / f"draft-{name_of(kl)}"
-    yield from fit(unet, loss, steps=preset.tuning_steps, lr=5e-4, folder=folder, seed=preset.seed + 5, weight_decay=0.0, clip=1.0)
+    yield from fit(unet, loss, cycles=((preset.tuning_steps, 5e-4),), folder=folder, seed=preset.seed + 5, weight_decay=0.0, clip=1.0)
     state = get_peft_model_state_dict(unet)
     StableDiffusionPipeline.save_lora_weights(preset.work / "loras", state, weight_name=f"{name_of(kl)}.safetensors")
 

@@ -139,7 +139,7 @@ def train_one(preset: Preset, name: str, batch: int = 32) -> Iterator[dict[str, 
         }
 
     folder = preset.work / f"reward-{name}"
-    yield from fit(model, loss, steps=preset.reward_steps, lr=2e-3, folder=folder, seed=population.seed, weight_decay=0.05)
+    yield from fit(model, loss, cycles=((preset.reward_steps, 2e-3),), folder=folder, seed=population.seed, weight_decay=0.05)
     standardise(model, preset, images, labels)
     (preset.work / "rewards").mkdir(exist_ok=True)
     state = {k: v.contiguous() for k, v in model.state_dict().items()}

@@ -24,13 +24,14 @@ class Preset:
     text_width: int
     text_layers: int
     text_steps: int
-    denoiser_cycles: tuple[int, ...]  # updates at which each learning rate cycle ends
+    denoiser_cycles: tuple[tuple[int, float], ...]  # the update at which each cycle of the learning rate ends, and its peak
     denoiser_batch: int
     ruler_steps: int
     reward_steps: int
     tuning_steps: int
     kl: tuple[float, ...]
     seed: int = 0
+    note: str = ""  # how the shipped weights differ from what this recipe makes
 
     @property
     def work(self) -> Path:
@@ -54,8 +55,9 @@ CPU = Preset(
     text_width=192,
     text_layers=2,
     text_steps=1_500,
-    denoiser_cycles=(6_000, 7_600),
+    denoiser_cycles=((6_000, 6e-4), (7_600, 3e-4)),
     denoiser_batch=32,
+    note="The shipped denoiser's first 6,000 updates ran without the reading loss (`aig/world/denoiser.py`), the rest with it.",
     ruler_steps=2_200,
     reward_steps=1_000,
     tuning_steps=36,
@@ -75,7 +77,7 @@ GPU = Preset(
     text_width=192,
     text_layers=2,
     text_steps=1_500,
-    denoiser_cycles=(100_000,),
+    denoiser_cycles=((100_000, 6e-4),),
     denoiser_batch=256,
     ruler_steps=10_000,
     reward_steps=10_000,

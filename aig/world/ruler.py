@@ -35,7 +35,7 @@ def train(preset: Preset, batch: int = 64) -> Iterator[dict[str, float]]:
         right = torch.stack([(logits[name].argmax(1) == target[:, i]).float().mean() for i, name in enumerate(ATTRIBUTES)])
         return {"loss": torch.stack(terms).mean(), "right": right.mean()}
 
-    yield from fit(model, loss, steps=preset.ruler_steps, lr=3e-3, folder=preset.work / "ruler", seed=preset.seed + 1)
+    yield from fit(model, loss, cycles=((preset.ruler_steps, 3e-3),), folder=preset.work / "ruler", seed=preset.seed + 1)
     with torch.no_grad():
         model.mean.zero_()
         model.mean.copy_(torch.cat([model(unit(images[i : i + 250]).to(device()))[0] for i in range(0, min(5_000, len(images)), 250)]).mean(0))

@@ -7,13 +7,14 @@ import math
 import os
 import shutil
 import time
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import torch
 from torch import nn
 from torch.optim.swa_utils import AveragedModel, get_ema_multi_avg_fn
 
+Cycles = tuple[tuple[int, float], ...]  # the step at which each learning rate cycle ends, and its peak
 WORTH_COMPILING = 1_000  # steps
 
 
@@ -30,25 +31,25 @@ def compiled(model: nn.Module, steps: int) -> Callable:
     return torch.compile(model) if possible and steps >= WORTH_COMPILING else model
 
 
-def warm_cosine(step: int, ends: Sequence[int]) -> float:
-    """Share of the peak learning rate: linear warm-up over up to 100 steps, then half a cosine down to zero.
+def warm_cosine(step: int, cycles: Cycles) -> float:
+    """The learning rate: in each cycle a linear warm-up over up to 100 steps, then half a cosine from its peak to zero.
 
-    A cycle of this ends at each of ``ends``, and each cycle peaks at half of the one before (warm restarts, as in SGDR, arXiv
-    1608.03983): a finished model trains on by appending a cycle.
+    A finished model trains on by appending a cycle (warm restarts, as in SGDR, arXiv 1608.03983).
     """
-    cycle = next(i for i, end in enumerate(ends) if step < end)
-    begin = ends[cycle - 1] if cycle else 0
-    step, steps = step - begin, ends[cycle] - begin
-    warmup = min(100, max(1, steps // 10))
-    return 0.5**cycle * min(1.0, (step + 1) / warmup) * 0.5 * (1 + math.cos(math.pi * step / steps))
+    begin = 0
+    for end, peak in cycles:
+        if step < end:
+            break
+        begin = end
+    warmup = min(100, max(1, (end - begin) // 10))
+    return peak * min(1.0, (step - begin + 1) / warmup) * 0.5 * (1 + math.cos(math.pi * (step - begin) / (end - begin)))
 
 
 def fit(
     model: nn.Module,
     loss: Callable[[int, torch.Generator], dict[str, torch.Tensor]],
     *,
-    steps: int | Sequence[int],
-    lr: float,
+    cycles: Cycles,
     folder: Path,
     seed: int = 0,
     weight_decay: float = 0.01,
@@ -60,14 +61,13 @@ def fit(
 
     The generator handed to ``loss`` depends on ``(seed, step)`` alone, so a run that was killed and resumed sees the batches
     that an unbroken run sees. Every ``save_every`` seconds the state goes to ``folder/checkpoint.pt`` (atomically) and the
-    curve to ``folder/curve.jsonl``. ``steps`` may be the ends of several learning rate cycles (``warm_cosine``). With ``ema`` > 0 the model holds the averaged weights at the end.
+    curve to ``folder/curve.jsonl``. With ``ema`` > 0 the model holds the averaged weights at the end.
     """
     folder.mkdir(parents=True, exist_ok=True)
-    ends = (steps,) if isinstance(steps, int) else tuple(steps)
-    steps = ends[-1]
+    steps = cycles[-1][0]
     checkpoint, curve = folder / "checkpoint.pt", folder / "curve.jsonl"
     trained = [p for p in model.parameters() if p.requires_grad]
-    optimiser = torch.optim.AdamW(trained, lr=lr, weight_decay=weight_decay, betas=(0.9, 0.99), fused=True)
+    optimiser = torch.optim.AdamW(trained, weight_decay=weight_decay, betas=(0.9, 0.99), fused=True)
     average = AveragedModel(model, multi_avg_fn=get_ema_multi_avg_fn(ema)) if ema else None
     start, seconds = 0, 0.0
     if checkpoint.exists():
@@ -85,7 +85,7 @@ def fit(
     with curve.open("a") as log:
         for step in range(start, steps):
             for group in optimiser.param_groups:
-                group["lr"] = lr * warm_cosine(step, ends)
+                group["lr"] = warm_cosine(step, cycles)
             terms = loss(step, torch.Generator().manual_seed(seed * 1_000_003 + step))
             if not torch.isfinite(terms["loss"]):
                 raise FloatingPointError(f"the loss is {terms['loss'].item()} at step {step} of {folder.name}")

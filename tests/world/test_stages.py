@@ -11,9 +11,10 @@ import torch
 
 from aig.world import autoencoder, data, denoiser, draft, preference, presets, ruler, ship
 from aig.world.portraits import ATTRIBUTES, encode, sample_attributes
+from aig.world.training import warm_cosine
 
 TINY = dataclasses.replace(
-    presets.CPU, name="tiny", size=32, drawings=96, held_out=32, latent_channels=4, vae_channels=16, vae_steps=12, text_steps=4, denoiser_cycles=(3, 4),
+    presets.CPU, name="tiny", size=32, drawings=96, held_out=32, latent_channels=4, vae_channels=16, vae_steps=12, text_steps=4, denoiser_cycles=((3, 1e-3), (4, 5e-4)),
     denoiser_batch=4, unet_channels=(32, 64), text_width=48, text_layers=1, ruler_steps=4, reward_steps=4, tuning_steps=2,
     kl=(0.0, 1.0),
 )  # fmt: skip
@@ -78,3 +79,22 @@ def test_labels_round_trip_and_shards_are_pure():
         person = sample_attributes(rng)
         assert {n: v[i] for (n, v), i in zip(ATTRIBUTES.items(), encode(person), strict=True)} == person
     assert data.SHARD > 0
+
+
+def test_the_learning_rate_follows_its_cycles():
+    cycles = ((1_000, 6e-4), (1_500, 3e-4))
+    rate = [warm_cosine(step, cycles) for step in range(1_500)]
+    assert rate[0] == pytest.approx(6e-6, rel=0.01) and rate[999] < 1e-8 and rate[1_499] < 1e-7
+    assert 5.5e-4 < max(rate[:1_000]) <= 6e-4 and 2.6e-4 < max(rate[1_000:]) <= 3e-4
+    assert rate[100:1_000] == sorted(rate[100:1_000], reverse=True)
+
+
+def test_the_gpu_preset_builds_what_it_says():
+    preset = presets.GPU
+    vae, model = autoencoder.build(preset), denoiser.Conditional(preset)
+    with torch.inference_mode():
+        latents = vae.encode(torch.zeros(1, 3, preset.size, preset.size)).latents
+        assert latents.shape == (1, preset.latent_channels, preset.latent_size, preset.latent_size)
+        text = torch.zeros(1, 4, preset.text_width)
+        assert model.unet(latents, 0, text).sample.shape == latents.shape
+        assert vae.decode(latents).sample.shape == (1, 3, preset.size, preset.size)
