@@ -12,6 +12,8 @@ from pathlib import Path
 
 import torch
 
+from aig.packed import packed
+
 ASSETS = Path(__file__).parent.parent / "assets"
 CHOICES = ("portraits",)
 
@@ -85,7 +87,7 @@ def load(name: str = "portraits", *, assets: Path = ASSETS, kl_cache: int = 4) -
     pipe.to(place)
     pipe.set_progress_bar_config(disable=True)
     for part in (pipe.unet, pipe.vae):
-        part.to(memory_format=torch.channels_last)
+        packed(part.to(memory_format=torch.channels_last))
     loras = {float(path.stem.rpartition("-")[2]): path for path in folder.glob("loras/preference-kl-*.safetensors")}
 
     @lru_cache(maxsize=kl_cache)
@@ -124,7 +126,7 @@ def load_ruler(folder: Path, place: str = "cpu") -> Callable[[torch.Tensor], tup
 
     ruler = Ruler(ATTRIBUTES)
     ruler.load_state_dict(load_file(folder / "ruler.safetensors"))
-    ruler.to(place, memory_format=torch.channels_last).eval().requires_grad_(False)
+    packed(ruler.to(place, memory_format=torch.channels_last).eval().requires_grad_(False))
 
     def measure(images: torch.Tensor) -> tuple[torch.Tensor, dict[str, torch.Tensor]]:
         with torch.no_grad():
@@ -144,5 +146,5 @@ def load_rewards(folder: Path, place: str = "cpu") -> dict[str, torch.nn.Module]
     for name in POPULATIONS:
         reward = build(name)
         reward.load_state_dict(load_file(folder / "rewards" / f"{name}.safetensors"))
-        rewards[name] = reward.to(place, memory_format=torch.channels_last).eval().requires_grad_(False)
+        rewards[name] = packed(reward.to(place, memory_format=torch.channels_last).eval().requires_grad_(False))
     return rewards

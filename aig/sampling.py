@@ -60,7 +60,7 @@ def sample(
     tuned: nn.Module | None = None,
     on_frame: Callable[[Frame], None] | None = None,
     stop: Callable[[], bool] | None = None,
-    preview_share: float = 0.06,
+    preview_share: float = 0.05,
 ) -> Frame:
     """All columns for one prompt, one image a seed, and the final Frame.
 

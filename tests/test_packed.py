@@ -1,0 +1,49 @@
+"""Packed convolutions against plain ones: equal bits, live weights, copies and gradients of their own."""
+
+from __future__ import annotations
+
+import copy
+
+import pytest
+import torch
+from torch import nn
+
+from aig.packed import PackedConv2d, packed
+
+
+@pytest.fixture
+def pair():
+    """A small convolutional net and its packed copy."""
+    torch.manual_seed(0)
+    plain = nn.Sequential(nn.Conv2d(3, 8, 3, padding=1), nn.SiLU(), nn.Conv2d(8, 8, 3, stride=2), nn.Conv2d(8, 4, 1))
+    plain.requires_grad_(False).to(memory_format=torch.channels_last)
+    return plain, packed(copy.deepcopy(plain))
+
+
+@torch.no_grad()
+def test_the_same_bits_for_every_batch_and_size(pair):
+    plain, ours = pair
+    assert sum(isinstance(part, PackedConv2d) for part in ours) == 3
+    for shape in ((1, 3, 8, 8), (5, 3, 16, 12), (16, 3, 8, 8)):
+        x = torch.randn(shape).contiguous(memory_format=torch.channels_last)
+        assert torch.equal(plain(x), ours(x)) and torch.equal(plain(x), ours(x))
+
+
+@torch.no_grad()
+def test_changed_weights_and_copies_are_packed_anew(pair):
+    plain, ours = pair
+    x = torch.randn(2, 3, 8, 8)
+    before, twin = ours(x), copy.deepcopy(ours)
+    twin[0].weight.mul_(2)
+    plain[0].weight.mul_(2)
+    assert torch.equal(twin(x), plain(x)) and torch.equal(ours(x), before)
+    assert not torch.equal(twin(x), before)
+    assert list(twin.state_dict()) == list(plain.state_dict())
+
+
+def test_gradients_go_the_plain_way(pair):
+    plain, ours = pair
+    x = torch.randn(2, 3, 8, 8, requires_grad=True)
+    (theirs,) = torch.autograd.grad(plain(x).square().sum(), x)
+    (own,) = torch.autograd.grad(ours(x).square().sum(), x)
+    assert torch.equal(theirs, own)
