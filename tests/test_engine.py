@@ -12,7 +12,7 @@ import numpy as np
 import pytest
 import torch
 
-from aig import engine as engines
+from aig.columns import NAMES
 from aig.engine import Busy, Engine, RunFailed
 from aig.request import Request
 from tests.serving import slowed, tiny_model
@@ -41,7 +41,7 @@ def test_a_run_ends_with_images_and_scores(engine):
     update = last(engine.stream(SMALL))
     assert update.state == "done" and update.step == 4 and update.left == 0
     assert update.images.shape == (3, 2, 16, 16, 3) and update.images.dtype == np.uint8
-    assert [c.name for c in update.scores.columns] == list(engines.NAMES)
+    assert [c.name for c in update.scores.columns] == list(NAMES)
     assert update.shares == (0, 1 / 16, 4 / 16, 9 / 16)
     assert (update.images[0] != update.images[1]).any()
 

@@ -6,7 +6,8 @@ import numpy as np
 import pytest
 import torch
 
-from aig.engine import NAMES, Update
+from aig.columns import NAMES
+from aig.engine import Update
 from aig.request import Request
 from aig.intervals import Interval
 from aig.scores import score
