@@ -104,7 +104,6 @@ KINDS = {
 }
 LIMITS = {"lora": MAX_LORA_SCALE, "kl": math.inf, "constant": MAX_MIX, "step": 1.0, "cads": MAX_NOISE, "code": CANDIDATES[-1]}
 CHOICES = ", ".join(f"{kind.form} ({kind.choices})" for kind in KINDS.values())
-EXAMPLES = tuple(example for kind in KINDS.values() for example in kind.examples)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -135,6 +134,11 @@ class Extra:
     name: str
     value: float | schedules.Schedule
     unguided: bool = False
+
+
+def examples(kind: str, kl: Sequence[float]) -> tuple[str, ...]:
+    """Texts of a kind for a model that was tuned with these KL coefficients; the first one is what it shows anyway."""
+    return KINDS[kind].examples if kind != "kl" else tuple(f"kl:{value:g}" for value in kl[1:])
 
 
 def parse(text: str) -> Extra:
