@@ -2,8 +2,11 @@
 
 from __future__ import annotations
 
+import importlib.util
 import json
 import math
+import subprocess
+import sys
 import urllib.error
 import urllib.request
 from pathlib import Path
@@ -153,6 +156,12 @@ def test_no_call_skips_the_queue(app):
         with pytest.raises(urllib.error.HTTPError) as refused:
             urllib.request.urlopen(call, timeout=10)
         assert 400 <= refused.value.code < 500
+
+
+@pytest.mark.skipif(importlib.util.find_spec("mcp") is not None, reason="mcp is installed")
+def test_mcp_without_its_package_is_one_sentence():
+    done = subprocess.run([sys.executable, "app.py", "--mcp"], capture_output=True, text=True)
+    assert done.returncode == 2 and "pip install 'gradio[mcp]'" in done.stderr and len(done.stderr.splitlines()) == 1
 
 
 def test_scores_are_plain_json_also_for_a_single_image(app):
