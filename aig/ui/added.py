@@ -25,9 +25,10 @@ def note(model: Model, request: Request) -> str:
     except ValueError as problem:
         return f'<p class="added wrong" role="alert">{escape(problem)}</p>' if request.columns else ""
     entries = ""
-    for i, text in enumerate(request.columns):
-        extra, before = columns.parse(text), replace(request, columns=request.columns[:i])
-        more = cost(replace(request, columns=request.columns[: i + 1])) - cost(before)
+    texts = sorted(request.columns, key=lambda text: columns.parse(text).kind == "code")  # as they stand and are coloured
+    for i, text in enumerate(texts):
+        extra = columns.parse(text)
+        more = cost(replace(request, columns=texts[: i + 1])) - cost(replace(request, columns=texts[:i]))
         price = f"{more:,} more model rows" if more else "no more model rows, another column has them"
         title = recipes(replace(request, columns=(text,)))[-1].title
         known = columns.KINDS[extra.kind]
