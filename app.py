@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import argparse
+import importlib.util
 import os
 import tempfile
 
@@ -52,13 +53,21 @@ def main() -> None:
     on_space = "SPACE_ID" in os.environ
     parser.add_argument("--host", default="0.0.0.0" if on_space else "127.0.0.1")
     parser.add_argument("--port", type=int, default=7860)
+    parser.add_argument("--mcp", action="store_true", help="offer the named endpoints as MCP tools too")
     arguments = parser.parse_args()
+    if arguments.mcp and importlib.util.find_spec("mcp") is None:
+        parser.exit(2, "aig: --mcp needs the package mcp, which is not installed: pip install 'gradio[mcp]'\n")
     try:
         app = build(Engine(models.load))
     except ValueError as problem:  # an asset is missing or broken
         parser.exit(2, f"aig: {problem}\n")
     app.launch(
-        server_name=arguments.host, server_port=arguments.port, theme=theme.theme(), head=theme.head(), **LAUNCH
+        server_name=arguments.host,
+        server_port=arguments.port,
+        mcp_server=arguments.mcp,
+        theme=theme.theme(),
+        head=theme.head(),
+        **LAUNCH,
     )
 
 

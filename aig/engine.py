@@ -8,20 +8,23 @@ from __future__ import annotations
 
 import threading
 from collections import deque
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from concurrent.futures import Future
 from dataclasses import dataclass, replace
+from functools import cache
 
 import numpy as np
 import torch
 
+from aig.adapters import blend, denoiser
+from aig.columns import Recipe
+from aig.controlled import best_of
 from aig.models import Model
-from aig.request import Request, checked
+from aig.request import Request, checked, cost, recipes
 from aig.sampling import Column, Frame, Stopped, sample
-from aig.scores import Scores, score
+from aig.scores import PROXY, Scores, score
 
 MAX_WAITING = 16  # requests in the queue: a minute or two of patience on two cores
-NAMES = ("Base", "Reward-tuned", "AIG")
 
 
 class Busy(ValueError):
@@ -40,9 +43,10 @@ class Update:
     request: Request
     shares: tuple[float, ...]  # of the tuned model in the AIG column, at each step
     place: int = 0  # in the queue, 1 = next
-    step: int = 0
-    images: np.ndarray | None = None  # (columns, N, H, W, 3) uint8
-    scores: Scores | None = None
+    step: int = 0  # of all passes: each CoDe column is sampled in one of its own, after the others
+    steps: int = 0
+    images: np.ndarray | None = None  # (columns so far, N, H, W, 3) uint8
+    scores: Scores | None = None  # of the columns so far
     rows: int = 0  # model rows so far
     seconds: float = 0.0
     left: float | None = None  # seconds, estimated
@@ -175,42 +179,67 @@ class Engine:
             del stream
 
     def _run(self, model: Model, stream: Stream) -> Update:
-        request, steps = stream.request, stream.request.steps
-        columns = [
-            Column(name=name, weights=weights)
-            for name, weights in zip(NAMES, ((0.0,) * steps, (1.0,) * steps, stream.shares), strict=True)
-        ]
-        stream._put(Update(state="running", request=request, shares=stream.shares), last=False)
+        request, plan = stream.request, recipes(stream.request)
+        together, alone = [r for r in plan if r.candidates == 1], [r for r in plan if r.candidates > 1]
+        total, steps, done = cost(request), request.steps * (1 + len(alone)), None
+        stream._put(Update(state="running", request=request, shares=stream.shares, steps=steps), last=False)
 
         def update(frame: Frame) -> Update:
+            titles = [recipe.title for recipe in plan[: len(frame.images)]]
             return Update(
-                state="done" if frame.final else "running",
+                state="done" if frame.step == steps else "running",
                 request=request,
                 shares=stream.shares,
                 step=frame.step,
+                steps=steps,
                 images=(frame.images * 255).round().byte().permute(0, 1, 3, 4, 2).contiguous().numpy(),
-                scores=judge(model, frame, request.prompt),
+                scores=judge(model, titles, frame, request.prompt),
                 rows=frame.rows,
                 seconds=frame.seconds,
-                left=frame.seconds / frame.step * (steps - frame.step),
+                left=frame.seconds / frame.rows * (total - frame.rows),
             )
 
-        final = sample(
-            model.pipe,
-            columns,
-            prompt=request.prompt,
-            seeds=list(request.seeds),
-            steps=steps,
-            guidance=request.guidance,
-            tuned=model.twin(request.kl, request.lora_scale),
-            on_frame=lambda frame: stream._put(update(frame), last=False),
-            stop=lambda: stream.closed or self._closed,
+        def show(frame: Frame) -> None:
+            stream._put(update(frame.beside(done) if done else frame), last=False)
+
+        asked = {
+            "prompt": request.prompt,
+            "seeds": list(request.seeds),
+            "steps": request.steps,
+            "guidance": request.guidance,
+            "tuned": model.twin(request.kl, request.lora_scale),
+            "on_frame": show,
+            "stop": lambda: stream.closed or self._closed,
+        }
+        done = sample(model.pipe, _columns(model, together), **asked)
+        for recipe in alone:
+            stream._put(update(done), last=False)
+            done = best_of(model.pipe, candidates=recipe.candidates, reward=model.rewards[PROXY], **asked).beside(done)
+        return replace(update(done), left=0.0)
+
+
+def _columns(model: Model, together: list[Recipe]) -> list[Column]:
+    """Recipes with their tuned models: one for all steps, or one whose LoRA scale moves."""
+
+    @cache
+    def moving(kl: float) -> Callable[[float], Callable]:
+        return blend(denoiser(model.pipe), model.twin(kl, 1.0))
+
+    columns = []
+    for recipe in together:
+        if recipe.steady:
+            scale = next((a for a, g in zip(recipe.scales, recipe.shares) if g), 0.0)
+            tuned = [model.twin(recipe.kl, scale)] * len(recipe.shares)
+        else:
+            tuned = [moving(recipe.kl)(scale) for scale in recipe.scales]
+        columns.append(
+            Column(name=recipe.title, weights=recipe.shares, tuned=tuned, guided=recipe.guided, noise=recipe.noise)
         )
-        return replace(update(final), left=0.0)
+    return columns
 
 
 @torch.no_grad()
-def judge(model: Model, frame: Frame, prompt: str) -> Scores:
+def judge(model: Model, names: Sequence[str], frame: Frame, prompt: str) -> Scores:
     """Rewards, diversity and open attributes of a frame's columns."""
     if not torch.isfinite(frame.images).all():
         raise FloatingPointError(f"the images of step {frame.step} are not finite")
@@ -220,7 +249,7 @@ def judge(model: Model, frame: Frame, prompt: str) -> Scores:
     rewards = {name: reward(flat, [prompt] * len(flat)).float().cpu() for name, reward in model.rewards.items()}
     left_open = model.open_attributes(prompt)
     return score(
-        NAMES,
+        names,
         features.float().unflatten(0, (columns, n)),
         {name: values.unflatten(0, (columns, n)) for name, values in rewards.items()},
         {name: classes[name].unflatten(0, (columns, n)) for name in left_open},

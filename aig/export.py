@@ -14,7 +14,7 @@ from PIL import Image, ImageDraw, ImageFont
 from PIL.PngImagePlugin import PngInfo
 
 KEY = "aig"  # the PNG text chunk that holds the settings as JSON
-COLOURS = {"Base": "#0072b2", "Reward-tuned": "#d55e00", "AIG": "#009e73"}  # Okabe-Ito, as on the page
+COLOURS = ("#0072b2", "#d55e00", "#009e73", "#a8528a", "#a87400", "#15181d")  # of the columns, Okabe-Ito, as on the page
 CELL, GAP, MARGIN = 128, 4, 24
 
 
@@ -34,7 +34,7 @@ def grids(images: np.ndarray, names: Sequence[str], captions: Sequence[str], set
     pen, title, small = ImageDraw.Draw(sheet), ImageFont.load_default(22), ImageFont.load_default(14)
     for c, (name, caption) in enumerate(zip(names, captions, strict=True)):
         left = MARGIN + c * (width + MARGIN)
-        pen.text((left, 16), name, fill=COLOURS.get(name, "black"), font=title)
+        pen.text((left, 16), name, fill=COLOURS[c % len(COLOURS)], font=title)
         for k in range(n):
             cell = Image.fromarray(images[c, k])
             whole = CELL % cell.width == 0

@@ -68,7 +68,7 @@ def verify(folder: Path) -> None:
             raise ValueError(f"The asset {folder.name}/{name} differs from its checksum; restore it from the repository.")
 
 
-def load(name: str = "portraits", *, assets: Path = ASSETS, kl_cache: int = 4) -> Model:
+def load(name: str = "portraits", *, assets: Path = ASSETS, kl_cache: int = 6) -> Model:
     """Load a model by name. ValueError names the choices, or the asset that is missing or corrupted."""
     if name not in CHOICES:
         raise ValueError(f"Unknown model {name!r}; choose one of: {', '.join(CHOICES)}.")

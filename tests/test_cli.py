@@ -10,7 +10,7 @@ import numpy as np
 import pytest
 
 from aig import __main__ as cli
-from aig import export, models
+from aig import columns, export, models
 from tests.serving import tiny_model
 
 
@@ -35,6 +35,19 @@ def test_json_is_the_only_thing_on_standard_output(tiny, capsys):
     assert [column["name"] for column in printed["columns"]] == ["Base", "Reward-tuned", "AIG"]
 
 
+def test_columns_are_added_and_listed(tiny, tmp_path, capsys):
+    out = tmp_path / "grid.png"
+    asked = ["--column", "lora:0.5", "--column", "code:2", "--images", "2", "--steps", "3", "--out", str(out)]
+    assert cli.main(["compare", "a b", *asked]) == 0
+    printed = capsys.readouterr().out
+    assert "LoRA scale 0.5" in printed and "CoDe 2" in printed
+    assert export.settings_of(out.read_bytes())["columns"] == ["lora:0.5", "code:2"]
+    assert cli.main(["columns"]) == 0
+    listed = capsys.readouterr().out
+    for kind in columns.KINDS.values():
+        assert kind.form in listed and kind.rule in listed and kind.source in listed and kind.cost in listed
+
+
 @pytest.mark.parametrize(
     ("arguments", "named"),
     [
@@ -45,6 +58,8 @@ def test_json_is_the_only_thing_on_standard_output(tiny, capsys):
         (["--lora-scale", "9"], "9"),
         (["--kl", "0.3"], "0.3"),
         (["--steps", "1000"], "1000"),
+        (["--column", "lora:9"], "lora:9"),
+        (["--column", "lora:0.5", "--column", "lora:.5"], "twice"),
         (["--out", "/nowhere/at/all/grid.png"], "nowhere"),
     ],
 )

@@ -57,7 +57,7 @@ def parse(fragment: str) -> Tags:
 
 def a_stage(text: str, state: str = "done", picture: str = "data:image/png;base64,AA==") -> render.Stage:
     entropies = {"base": 0.97, "tuned": 0.2, "aig": 0.9}
-    bars = [render.Bar(kind=kind, shares={text: 0.6, "b": 0.4}, entropy=e) for kind, e in entropies.items()]
+    bars = [render.Bar(kind=kind, label=kind, shares={text: 0.6, "b": 0.4}, entropy=e) for kind, e in entropies.items()]
     columns = [
         render.Column(
             kind=kind,

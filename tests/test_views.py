@@ -2,11 +2,14 @@
 
 from __future__ import annotations
 
+import dataclasses
+
 import numpy as np
 import pytest
 import torch
 
-from aig.engine import NAMES, Update
+from aig.columns import NAMES
+from aig.engine import Update
 from aig.request import Request
 from aig.intervals import Interval
 from aig.scores import score
@@ -83,6 +86,16 @@ def test_a_finished_stage_shows_the_headline_and_the_scores():
     assert aig.metrics[3].note == "of 4" and aig.picture.startswith("data:image/png")
     assert [bar.kind for bar in stage.attributes["hue"]] == ["base", "tuned", "aig"]
     assert all(sum(bar.shares.values()) == pytest.approx(1) for bar in stage.attributes["hue"])
+
+
+def test_added_columns_are_blank_until_they_are_there():
+    asked = Request(prompt="a person", images=4, steps=8, columns=("code:2", "lora:0.5"))
+    update = dataclasses.replace(an_update("running"), request=asked, step=9, steps=16)
+    stage = views.shown(update)
+    assert [c.kind for c in stage.columns] == ["base", "tuned", "aig", "extra-1", "extra-2"]
+    assert [c.title for c in stage.columns[3:]] == ["LoRA scale 0.5", "CoDe 2"]
+    assert all(c.picture == "" and {m.value for m in c.metrics} == {"–"} for c in stage.columns[3:])
+    assert stage.status.startswith("Step 9 of 16") and len(stage.attributes["hue"]) == 3
 
 
 def test_one_image_has_no_diversity_and_says_what_it_needs():

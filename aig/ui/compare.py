@@ -11,9 +11,10 @@ import gradio as gr
 
 from aig import schedules
 from aig.engine import MAX_WAITING, Engine
+from aig.columns import MAX_EXTRA
 from aig.request import MAX_IMAGES, MAX_LORA_SCALE, Request
-from aig.ui import curve, render, views
-from aig.ui.runs import Runs, schedules_api
+from aig.ui import added, api, curve, render, views
+from aig.ui.runs import Runs, request_of
 
 HERE = Path(__file__).parent
 EXAMPLES = (
@@ -79,6 +80,17 @@ def build(engine: Engine) -> Callable[[gr.Request], None]:
                 interactive=several,
                 elem_id="kl",
             )
+            columns = gr.Dropdown(
+                added.choices(model, default),
+                value=[],
+                multiselect=True,
+                max_choices=MAX_EXTRA,
+                allow_custom_value=True,
+                label="Add columns",
+                info=added.HINT,
+                elem_id="columns",
+            )
+            note = gr.HTML(apply_default_css=False, elem_id="added")
             with gr.Row(elem_id="seeds"):
                 seed = gr.Number(default.seed, label="Seed", precision=0)
                 dice = gr.Button("Roll a new seed", elem_id="dice")
@@ -87,7 +99,7 @@ def build(engine: Engine) -> Callable[[gr.Request], None]:
                 steps = gr.Slider(4, 50, default.steps, step=1, precision=0, label="Steps", buttons=[])
             guidance = gr.Slider(1, 10, default.guidance, step=0.5, label="Guidance", buttons=[])
 
-    settings = [prompt, seed, images, steps, guidance, schedule, lora_scale, kl, closed]  # the order of runs.FIELDS
+    settings = [prompt, seed, images, steps, guidance, schedule, lora_scale, kl, closed, columns]  # as runs.FIELDS
     reached = gr.State()  # the last stage shown, which Stop leaves standing
     shown = [stage, reached, run, stop]
     running = gr.on(
@@ -104,15 +116,15 @@ def build(engine: Engine) -> Callable[[gr.Request], None]:
     schedule.change(curve.preset_of, schedule, preset, **QUICK)
     schedule.input(curve.exponent_of, schedule, exponent, **QUICK)
 
-    def redraw(text: str, steps: int, closed: bool, images: int, guidance: float) -> str:
-        asked = replace(default, schedule=text, steps=steps, closed=closed, images=images, guidance=guidance)
-        return curve.draw(model, asked)
+    def redraw(*values: object) -> tuple[str, str]:
+        asked = replace(request_of(*values), prompt="", seed=default.seed)  # which change neither curve nor cost
+        return curve.draw(model, asked), added.note(model, asked)
 
-    drawn = [schedule, steps, closed, images, guidance]
-    changes = [control.change for control in drawn]
-    gr.on(changes, redraw, drawn, drawing, trigger_mode="always_last", **QUICK)
+    changes = [control.change for control in settings if control not in (prompt, seed)]
+    gr.on(changes, redraw, settings, [drawing, note], trigger_mode="always_last", **QUICK)
 
     scores, picture = gr.JSON(label="scores", visible=False), gr.Image(label="grids", format="png", visible=False)
     gr.on([], runs.compare, settings, [scores, picture], api_name="compare", **RUN)
-    gr.api(schedules_api, api_name="schedules")
+    for name, listing in api.listings(model).items():
+        gr.api(listing, api_name=name)
     return runs.leave

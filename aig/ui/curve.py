@@ -5,26 +5,17 @@ from __future__ import annotations
 import gradio as gr
 
 from aig import schedules
-from aig.request import MAX_SCHEDULE, Request, checked
+from aig.request import MAX_SCHEDULE, Request, checked, cost
 from aig.models import Model
 from aig.ui import render
-
-
-def cost(shares: tuple[float, ...], images: int, guidance: float) -> int:
-    """Model rows of a run with the columns base, tuned and AIG; what has not parted yet is computed once."""
-    rows, like_base, like_tuned = 0, True, True
-    for g in shares:
-        rows += 2 + (g != 1 and not like_base) + (g != 0 and not like_tuned)
-        like_base, like_tuned = like_base and g == 0, like_tuned and g == 1
-    return rows * images * (2 if guidance > 1 else 1)
 
 
 def draw(model: Model, request: Request) -> str:
     """The curve of a request as an SVG figure, or the empty axes with the reason."""
     try:
-        rows = cost(checked(request, model), request.images, request.guidance)
+        checked(request, model)
         schedule = schedules.parse(request.schedule)
-        return render.curve(schedule, request.steps, closed=request.closed, cost=f"{rows:,} model rows")
+        return render.curve(schedule, request.steps, closed=request.closed, cost=f"{cost(request):,} model rows")
     except ValueError as problem:
         return render.no_curve(str(problem))
 

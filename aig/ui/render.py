@@ -134,13 +134,14 @@ class Bar:
     """How one column's images divide over the values of one attribute; shares add up to 1."""
 
     kind: str
+    label: str  # the column in few letters
     shares: Mapping[str, float]
     entropy: float  # normalised, in [0, 1]
 
 
 @dataclass(frozen=True, kw_only=True)
 class Column:
-    """One grid with its scores; ``kind`` chooses the colour: base, tuned or aig."""
+    """One grid with its scores; ``kind`` chooses the colour: base, tuned, aig or extra-1 to extra-3."""
 
     kind: str
     title: str
@@ -236,9 +237,8 @@ def _bar(bar: Bar) -> str:
     drawn = [(value, share) for value, share in bar.shares.items() if share > 0.005]
     segments = "".join(_segment(value, share) for value, share in drawn)
     spoken = ", ".join(f"{value} {share:.0%}" for value, share in drawn)
-    title = {"aig": "AIG"}.get(bar.kind, bar.kind)
     return (
-        f'<div class="bar {escape(bar.kind)}"><b>{escape(title)}</b>'
+        f'<div class="bar {escape(bar.kind)}"><b>{escape(bar.label)}</b>'
         f'<div class="shares" role="img" aria-label="{escape(spoken)}">{segments}</div>'
         f"<span>{bar.entropy + 0.0:.2f}</span></div>"  # + 0.0: no minus before a zero
     )

@@ -11,7 +11,7 @@ import gradio as gr
 from gradio.processing_utils import save_bytes_to_cache
 from gradio.utils import get_upload_folder
 
-from aig import export, schedules
+from aig import export
 from aig.engine import Engine, RunFailed, Stream, Update
 from aig.request import Request
 from aig.ui import render, views
@@ -94,12 +94,13 @@ class Runs:
         lora_scale: float,
         kl: float,
         closed: bool,
+        columns: list[str],
         client: gr.Request,
     ) -> tuple[dict, str]:
-        """Run one comparison of base, reward-tuned and AIG on the same seeds.
+        """Run one comparison of base, reward-tuned, AIG and the added columns on the same seeds.
 
         Answers with the final scores (rewards, diversity with 95% intervals, Vendi score, open attributes, paired
-        differences from base, the headline) and one PNG of the three grids, base on the left, AIG on the right.
+        differences from base, the headline) and one PNG of the grids: base, reward-tuned, AIG, then the added ones.
 
         Parameters:
             prompt: English, may be empty (unconditional).
@@ -111,8 +112,9 @@ class Runs:
             lora_scale: strength of the tuned model, 0 to 1.5.
             kl: KL coefficient that the tuned model was trained with, one of those on the page.
             closed: end the schedule at 1 instead of one step before.
+            columns: up to 3 more columns, such as lora:0.5 or step:0.6:unguided, in the forms that /columns lists.
         """
-        request = request_of(prompt, seed, images, steps, guidance, schedule, lora_scale, kl, closed)
+        request = request_of(prompt, seed, images, steps, guidance, schedule, lora_scale, kl, closed, columns)
         last = None
         try:
             for last in self.updates(request, client.session_hash):
@@ -121,22 +123,7 @@ class Runs:
             raise gr.Error(str(problem), print_exception=False) from problem
         if last is None or last.state != "done":
             raise gr.Error("The run was stopped.", print_exception=False)
-        asked, columns = dataclasses.asdict(request), last.scores.columns
-        png = export.grids(last.images, [c.name for c in columns], [views.caption(c) for c in columns], asked)
+        asked, scored = dataclasses.asdict(request), last.scores.columns
+        png = export.grids(last.images, [c.name for c in scored], [views.caption(c) for c in scored], asked)
         scores = {"request": asked, "rows": last.rows, "seconds": last.seconds, **last.scores.to_json()}
         return scores, save_bytes_to_cache(png, "aig.png", cache_dir=get_upload_folder())
-
-
-def schedules_api(steps: int = Request.steps, closed: bool = False) -> dict:
-    """The named schedules with their share of the tuned model at every step, and all forms that a schedule may take.
-
-    Parameters:
-        steps: denoising steps, 1 to 100.
-        closed: end the schedules at 1 instead of one step before.
-    """
-    named = {name: schedules.parse(name) for name in schedules.PRESETS}
-    try:
-        shares = {name: schedules.weights(named[name], steps, closed=closed is True) for name in named}
-    except ValueError as problem:
-        raise gr.Error(str(problem), print_exception=False) from problem
-    return {"presets": shares, "forms": schedules.CHOICES}
