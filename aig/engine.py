@@ -189,7 +189,7 @@ class Engine:
                 shares=stream.shares,
                 step=frame.step,
                 images=(frame.images * 255).round().byte().permute(0, 1, 3, 4, 2).contiguous().numpy(),
-                scores=judge(model, frame, request.prompt),
+                scores=judge(model, frame, request),
                 rows=frame.rows,
                 seconds=frame.seconds,
                 left=frame.seconds / frame.step * (steps - frame.step),
@@ -202,7 +202,7 @@ class Engine:
             seeds=list(request.seeds),
             steps=steps,
             guidance=request.guidance,
-            tuned=model.twin(request.kl, request.lora_scale),
+            tuned=model.twin(request.reward, request.kl, request.lora_scale),
             on_frame=lambda frame: stream._put(update(frame), last=False),
             stop=lambda: stream.closed or self._closed,
         )
@@ -210,19 +210,21 @@ class Engine:
 
 
 @torch.no_grad()
-def judge(model: Model, frame: Frame, prompt: str) -> Scores:
-    """Rewards, diversity and open attributes of a frame's columns."""
+def judge(model: Model, frame: Frame, request: Request) -> Scores:
+    """The reward that tuning saw, the held-out one, diversity and open attributes of a frame's columns."""
     if not torch.isfinite(frame.images).all():
         raise FloatingPointError(f"the images of step {frame.step} are not finite")
     columns, n = frame.images.shape[:2]
     flat = frame.images.flatten(0, 1)
     features, classes = model.measure(flat)
-    rewards = {name: reward(flat, [prompt] * len(flat)).float().cpu() for name, reward in model.rewards.items()}
-    left_open = model.open_attributes(prompt)
+    shown = {name: model.rewards[name] for name in (request.reward, "held-out") if name in model.rewards}
+    rewards = {name: reward(flat, [request.prompt] * len(flat)).float().cpu() for name, reward in shown.items()}
+    left_open = model.open_attributes(request.prompt)
     return score(
         NAMES,
         features.float().unflatten(0, (columns, n)),
         {name: values.unflatten(0, (columns, n)) for name, values in rewards.items()},
         {name: classes[name].unflatten(0, (columns, n)) for name in left_open},
         model.values,
+        proxy=request.reward,
     )

@@ -15,7 +15,7 @@ from aig.ui import render
 from aig.ui.render import Bar, Column, Metric, Stage
 
 KINDS = ("base", "tuned", "aig")
-REWARDS = {"preference": "Reward", "held-out": "Held-out reward"}
+REWARDS = {"preference": "Reward", "vivid": "Vividness", "held-out": "Held-out reward"}
 DENOISING = "Denoising all three, in step."
 INVITATION = "Same prompt, same seeds, three models. Press Run."
 
@@ -138,9 +138,10 @@ def _stage(
     attributes: dict[str, list[Bar]] | None = None,
     notice: str = "",
 ) -> Stage:
-    blank = [[Metric(label=label, value="–") for label in (*REWARDS.values(), "Diversity", "Vendi score")]] * 3
+    labels = (*(REWARDS.get(name, name) for name in (request.reward, "held-out")), "Diversity", "Vendi score")
+    blank = [[Metric(label=label, value="–") for label in labels]] * 3
     schedule = schedules.parse(request.schedule).name
-    abouts = ("never tuned", f"KL {request.kl:g} · LoRA {request.lora_scale:g}", _short(schedule))
+    abouts = ("never tuned", f"{REWARDS.get(request.reward, request.reward)} · KL {request.kl:g} · LoRA {request.lora_scale:g}", _short(schedule))
     titles = ("Base", "Reward-tuned", "AIG")
     columns = [
         Column(kind=kind, title=title, about=about, metrics=scores, picture=picture, alt=_spoken(title, request, state))
