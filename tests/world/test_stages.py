@@ -103,6 +103,22 @@ def test_the_learning_rate_follows_its_cycles():
     assert rate[100:1_000] == sorted(rate[100:1_000], reverse=True)
 
 
+def test_balancing_changes_which_captions_are_seen_but_not_what_they_show():
+    rng = np.random.default_rng(0)
+    people = [sample_attributes(rng) for _ in range(4_000)]
+    shown, torch_rng = denoiser.balanced(np.array([encode(p) for p in people])), torch.Generator().manual_seed(0)
+    seen = [(people[i], always) for i, always in (denoiser.choose(shown, len(people), torch_rng) for _ in range(8_000))]
+    with_hat = [p["hat"] == "yes" for p, always in seen if always == "hat"]
+    assert np.mean(with_hat) == pytest.approx(0.5, abs=0.06)
+    for hat in ("yes", "no"):  # what such captions leave open, here the background, is as in the drawings
+        truth = [p["background"] == "blue" for p in people if p["hat"] == hat]
+        chosen = [p["background"] == "blue" for p, always in seen if always == "hat" and p["hat"] == hat]
+        assert np.mean(chosen) == pytest.approx(np.mean(truth), abs=0.07)
+    assert np.mean([p["hat"] == "yes" for p, always in seen if not always]) == pytest.approx(
+        np.mean([p["hat"] == "yes" for p in people]), abs=0.03
+    )
+
+
 def test_the_gpu_preset_builds_what_it_says():
     preset = presets.GPU
     vae, model = autoencoder.build(preset), denoiser.Conditional(preset)
