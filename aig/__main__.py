@@ -39,6 +39,7 @@ def parser() -> argparse.ArgumentParser:
     compare.add_argument("--out", type=Path, help="PNG with all grids and the settings inside")
     compare.add_argument("--json", action="store_true", help="print the scores as JSON")
     compare.add_argument("--schedule", help="base, draft, linear, power_P, step_F, constant_W, sigmoid_K_M, cosine or points:...")
+    compare.add_argument("--reward", help="that the tuned model was tuned on: preference or vivid")
     for name, kind in (("seed", int), ("images", int), ("steps", int), ("guidance", float), ("lora-scale", float), ("kl", float)):
         compare.add_argument(f"--{name}", type=kind)
     compare.add_argument("--closed", action="store_true", help="end the curve at 1: progress i/(T-1)")
@@ -77,7 +78,7 @@ def run_compare(options: argparse.Namespace) -> None:
     if options.out:
         names = [column.name for column in update.scores.columns]
         captions = [
-            f"reward {column.rewards['preference'].value:+.2f}, held-out {column.rewards['held-out'].value:+.2f}\n"
+            ", ".join(f"{name} {interval.value:+.2f}" for name, interval in column.rewards.items()) + "\n"
             + (f"diversity {column.diversity.value:.3f}" if column.diversity else "one image")
             for column in update.scores.columns
         ]

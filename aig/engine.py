@@ -22,7 +22,7 @@ from aig.controlled import best_of
 from aig.models import Model
 from aig.request import Request, checked, cost, recipes
 from aig.sampling import Column, Frame, Stopped, sample
-from aig.scores import PROXY, Scores, score
+from aig.scores import Scores, score
 
 MAX_WAITING = 16  # requests in the queue: a minute or two of patience on two cores
 
@@ -193,7 +193,7 @@ class Engine:
                 step=frame.step,
                 steps=steps,
                 images=(frame.images * 255).round().byte().permute(0, 1, 3, 4, 2).contiguous().numpy(),
-                scores=judge(model, titles, frame, request.prompt),
+                scores=judge(model, titles, frame, request),
                 rows=frame.rows,
                 seconds=frame.seconds,
                 left=frame.seconds / frame.rows * (total - frame.rows),
@@ -207,29 +207,29 @@ class Engine:
             "seeds": list(request.seeds),
             "steps": request.steps,
             "guidance": request.guidance,
-            "tuned": model.twin(request.kl, request.lora_scale),
+            "tuned": model.twin(request.reward, request.kl, request.lora_scale),
             "on_frame": show,
             "stop": lambda: stream.closed or self._closed,
         }
-        done = sample(model.pipe, _columns(model, together), **asked)
+        done = sample(model.pipe, _columns(model, request.reward, together), **asked)
         for recipe in alone:
             stream._put(update(done), last=False)
-            done = best_of(model.pipe, candidates=recipe.candidates, reward=model.rewards[PROXY], **asked).beside(done)
+            done = best_of(model.pipe, candidates=recipe.candidates, reward=model.rewards[request.reward], **asked).beside(done)
         return replace(update(done), left=0.0)
 
 
-def _columns(model: Model, together: list[Recipe]) -> list[Column]:
+def _columns(model: Model, reward: str, together: list[Recipe]) -> list[Column]:
     """Recipes with their tuned models: one for all steps, or one whose LoRA scale moves."""
 
     @cache
     def moving(kl: float) -> Callable[[float], Callable]:
-        return blend(denoiser(model.pipe), model.twin(kl, 1.0))
+        return blend(denoiser(model.pipe), model.twin(reward, kl, 1.0))
 
     columns = []
     for recipe in together:
         if recipe.steady:
             scale = next((a for a, g in zip(recipe.scales, recipe.shares) if g), 0.0)
-            tuned = [model.twin(recipe.kl, scale)] * len(recipe.shares)
+            tuned = [model.twin(reward, recipe.kl, scale)] * len(recipe.shares)
         else:
             tuned = [moving(recipe.kl)(scale) for scale in recipe.scales]
         columns.append(
@@ -239,19 +239,21 @@ def _columns(model: Model, together: list[Recipe]) -> list[Column]:
 
 
 @torch.no_grad()
-def judge(model: Model, names: Sequence[str], frame: Frame, prompt: str) -> Scores:
-    """Rewards, diversity and open attributes of a frame's columns."""
+def judge(model: Model, names: Sequence[str], frame: Frame, request: Request) -> Scores:
+    """The reward that tuning saw, the held-out one, diversity and open attributes of a frame's columns."""
     if not torch.isfinite(frame.images).all():
         raise FloatingPointError(f"the images of step {frame.step} are not finite")
     columns, n = frame.images.shape[:2]
     flat = frame.images.flatten(0, 1)
     features, classes = model.measure(flat)
-    rewards = {name: reward(flat, [prompt] * len(flat)).float().cpu() for name, reward in model.rewards.items()}
-    left_open = model.open_attributes(prompt)
+    shown = {name: model.rewards[name] for name in (request.reward, "held-out") if name in model.rewards}
+    rewards = {name: reward(flat, [request.prompt] * len(flat)).float().cpu() for name, reward in shown.items()}
+    left_open = model.open_attributes(request.prompt)
     return score(
         names,
         features.float().unflatten(0, (columns, n)),
         {name: values.unflatten(0, (columns, n)) for name, values in rewards.items()},
         {name: classes[name].unflatten(0, (columns, n)) for name in left_open},
         model.values,
+        proxy=request.reward,
     )

@@ -29,6 +29,7 @@ class Request:
     steps: int = 16  # denoising steps T, 1 to 100
     guidance: float = 4.0  # classifier-free guidance scale, 0 to 20; off up to 1
     schedule: str = "power_2"
+    reward: str = "preference"  # that the tuned model was tuned on, one of the model's
     lora_scale: float = 1.0  # of the tuned model, 0 to 1.5
     kl: float = 0.0  # coefficient with which the tuned model was trained, one of the model's
     closed: bool = False  # progress i/(T-1) instead of i/T, so that the last step is the tuned model's
@@ -63,15 +64,18 @@ def checked(request: Request, model: Model) -> tuple[float, ...]:
     if not isinstance(request.closed, bool):
         raise ValueError(f"The setting that ends the curve at 1 must be true or false, not {_shown(request.closed)}.")
     _number("KL coefficient", request.kl, 0.0, math.inf)
-    if request.kl not in model.kl:
-        raise ValueError(f"No model was tuned with KL coefficient {request.kl:g}; choose one of {', '.join(f'{kl:g}' for kl in model.kl)}.")
+    if not isinstance(request.reward, str) or request.reward not in model.tunings:
+        raise ValueError(f"No model was tuned on the reward {_shown(request.reward)}; choose one of: {', '.join(model.tunings)}.")
+    known = model.tunings[request.reward]
+    if request.kl not in known:
+        raise ValueError(f"No model was tuned with KL coefficient {request.kl:g}; choose one of {', '.join(f'{kl:g}' for kl in known)}.")
     if not isinstance(request.schedule, str):
         raise ValueError(f"The schedule must be text, not {type(request.schedule).__name__}.")
     if len(request.schedule) > MAX_SCHEDULE:
         raise ValueError(f"The schedule has {len(request.schedule)} characters; up to {MAX_SCHEDULE} are allowed.")
     for extra in _extras(request.columns):
-        if extra.kind == "kl" and extra.value not in model.kl:
-            raise ValueError(f"No model was tuned for the column {extra.name}; choose one of {', '.join(f'kl:{kl:g}' for kl in model.kl)}.")
+        if extra.kind == "kl" and extra.value not in known:
+            raise ValueError(f"No model was tuned for the column {extra.name}; choose one of {', '.join(f'kl:{kl:g}' for kl in known)}.")
     if (rows := cost(request)) > MAX_ROWS:
         raise ValueError(
             f"{request.images} images of {request.steps} steps in {3 + len(request.columns)} columns need {rows} model rows; "

@@ -214,7 +214,7 @@ def test_a_second_schedule_and_a_constant_mix_are_mixes_of_two_models(run, model
     for text, g in (("aig:linear", weights(parse("linear"), RUN.steps)), ("constant:1.5", (1.5,) * RUN.steps)):
 
         def predict(i, x, t, c, empty, seed, g=g):
-            base, tuned = guided(model.pipe.unet, x, t, c, empty), guided(model.twin(0.0, 1.0), x, t, c, empty)
+            base, tuned = guided(model.pipe.unet, x, t, c, empty), guided(model.twin("preference", 0.0, 1.0), x, t, c, empty)
             return base + g[i] * (tuned - base)
 
         same(added(run, text), loop(model.pipe, predict))
@@ -225,7 +225,7 @@ def test_step_switches_models_and_may_drop_guidance(run, model, unguided):
     def predict(i, x, t, text, empty, seed):
         if i / RUN.steps < 0.5:
             return guided(model.pipe.unet, x, t, text, empty)
-        tuned = model.twin(0.0, 1.0)
+        tuned = model.twin("preference", 0.0, 1.0)
         return tuned(x, t, text).sample if unguided else guided(tuned, x, t, text, empty)
 
     same(added(run, "step:0.5" + ":unguided" * unguided), loop(model.pipe, predict))
@@ -238,7 +238,7 @@ def test_cads_is_the_formula_of_the_paper(run, model):
         n = torch.from_numpy(np.random.default_rng((seed, i)).standard_normal(text.shape[1:], dtype=np.float32))
         y = np.sqrt(gamma) * text + 0.25 * np.sqrt(1 - gamma) * n
         y = (y - y.mean()) / y.std() * text.std() + text.mean()
-        return guided(model.twin(0.0, 1.0), x, t, y if gamma < 1 else text, empty)
+        return guided(model.twin("preference", 0.0, 1.0), x, t, y if gamma < 1 else text, empty)
 
     same(added(run, "cads:0.25"), loop(model.pipe, predict))
 
@@ -336,7 +336,7 @@ def test_an_image_belongs_to_its_seed_in_grids_of_1_4_and_16(run, text):
 
 
 def test_blending_is_exact_at_its_ends_and_in_place(model):
-    base, tuned = model.pipe.unet, model.twin(0.0, 1.0)
+    base, tuned = model.pipe.unet, model.twin("preference", 0.0, 1.0)
     at = adapters.blend(base, tuned)
     x, c = torch.randn(2, 4, 8, 8), torch.randn(2, 8, 16)
     with torch.no_grad():

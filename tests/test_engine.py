@@ -53,7 +53,7 @@ def test_the_same_request_gives_the_same_bytes(engine):
 
 @pytest.mark.parametrize(
     "change",
-    [{"prompt": "c d"}, {"seed": 8}, {"guidance": 2.0}, {"schedule": "linear"}, {"lora_scale": 0.5}, {"kl": 2.0}, {"closed": True}, {"steps": 5}, {"images": 3}, {"columns": ("lora:0.5",)}],
+    [{"prompt": "c d"}, {"seed": 8}, {"guidance": 2.0}, {"schedule": "linear"}, {"lora_scale": 0.5}, {"kl": 2.0}, {"reward": "vivid"}, {"closed": True}, {"steps": 5}, {"images": 3}, {"columns": ("lora:0.5",)}],
 )  # fmt: skip
 def test_every_setting_changes_the_pixels(engine, change):
     changed = dataclasses.replace(SMALL, **change)
@@ -67,6 +67,7 @@ BAD = {
     "steps": [None, False, 0, 101, 10**9, 2.5, -math.inf, "16"],
     "guidance": [None, True, -0.1, 20.1, math.nan, math.inf, "4", [4.0], 1e9],
     "schedule": [None, 2, True, "", "power_x", "power_nan", "power_-1", "step_2", "pow", "constant_9", "points:0,0", "p" * 10**6, ["linear"]],
+    "reward": [None, 1, "", "held-out", "beauty", ["vivid"], "\0"],
     "lora_scale": [None, True, -0.01, 1.51, math.nan, math.inf, "1", 1e9],
     "kl": [None, True, 0.25, -1, math.nan, math.inf, "0", 1e9],
     "closed": [None, 0, 1, "true", math.nan],

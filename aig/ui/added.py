@@ -14,7 +14,7 @@ HINT = f"Up to {columns.MAX_EXTRA}. Parameters can be typed: lora:0.3, cads:0.2,
 
 def choices(model: Model, request: Request) -> list[tuple[str, str]]:
     """(title, text) of the columns on offer, with the model's own KL coefficients."""
-    texts = [text for kind in columns.KINDS for text in columns.examples(kind, model.kl)]
+    texts = [text for kind in columns.KINDS for text in columns.examples(kind, model.tunings[request.reward])]
     return [(recipes(replace(request, columns=(text,)))[-1].title, text) for text in texts]
 
 

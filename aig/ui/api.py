@@ -10,7 +10,6 @@ import gradio as gr
 from aig import columns, schedules
 from aig.models import Model
 from aig.request import Request, checked, cost
-from aig.scores import PROXY
 
 
 def listings(model: Model) -> dict[str, Callable[..., dict]]:
@@ -19,13 +18,13 @@ def listings(model: Model) -> dict[str, Callable[..., dict]]:
     def models() -> dict:
         """The models that this app serves, with what a request may ask of each.
 
-        Answers, for every model, with the KL coefficients it was tuned with, the longest prompt in words, the size of its
+        Answers, for every model, with the rewards it was tuned on and the KL coefficients of each, the longest prompt in words, the size of its
         images in pixels, the attributes (and their values) that are counted when the prompt leaves them open, and its rewards.
         """
         size = model.pipe.unet.config.sample_size * model.pipe.vae_scale_factor
         return {
             model.name: {
-                "kl": list(model.kl),
+                "tunings": {reward: list(known) for reward, known in model.tunings.items()},
                 "max_words": model.max_words,
                 "size": size,
                 "attributes": {name: list(values) for name, values in model.values.items()},
@@ -34,9 +33,9 @@ def listings(model: Model) -> dict[str, Callable[..., dict]]:
         }
 
     def rewards() -> dict:
-        """The rewards that score every image, and the part each plays: the proxy was tuned on, the others never were."""
-        tuned, judge = "the proxy, on which the models were tuned", "held out: no model was tuned on it"
-        return {name: tuned if name == PROXY else judge for name in model.rewards}
+        """The rewards by name, and the part each plays: models were tuned on it, or it is held out."""
+        tuned, judge = "models were tuned on it", "held out: no model was tuned on it"
+        return {name: tuned if name in model.tunings else judge for name in model.rewards}
 
     def columns_api(steps: int = Request.steps, images: int = Request.images, guidance: float = Request.guidance) -> dict:
         """The kinds of columns that can be added beside base, reward-tuned and AIG.
@@ -49,7 +48,9 @@ def listings(model: Model) -> dict[str, Callable[..., dict]]:
             images: of a column, 1 to 16.
             guidance: classifier-free guidance scale, 0 to 20, off up to 1.
         """
-        run = Request(steps=steps, images=images, guidance=guidance, kl=model.kl[0])
+        run = Request(steps=steps, images=images, guidance=guidance)
+        known = model.tunings[run.reward]
+        run = replace(run, kl=known[0])
         try:
             checked(run, model)
         except ValueError as problem:
@@ -61,7 +62,7 @@ def listings(model: Model) -> dict[str, Callable[..., dict]]:
                 "rule": kind.rule,
                 "source": kind.source,
                 "cost": f"model rows an image at T steps with guidance: {kind.cost}",
-                "examples": {text: cost(replace(run, columns=(text,))) - cost(run) for text in columns.examples(name, model.kl)},
+                "examples": {text: cost(replace(run, columns=(text,))) - cost(run) for text in columns.examples(name, known)},
             }
             for name, kind in columns.KINDS.items()
         }

@@ -11,6 +11,7 @@ import gradio as gr
 
 from aig import schedules
 from aig.engine import MAX_WAITING, Engine
+from aig.models import Model
 from aig.columns import MAX_EXTRA
 from aig.request import MAX_IMAGES, MAX_LORA_SCALE, Request
 from aig.ui import added, api, curve, render, views
@@ -38,13 +39,24 @@ def example(index: object) -> str | dict:
     return EXAMPLES[index] if known else gr.skip()
 
 
+def strengths(model: Model, reward: object) -> dict:
+    """The settings of the KL control for a reward; unknown ones show what the first reward has."""
+    known = model.tunings.get(reward if isinstance(reward, str) else "", next(iter(model.tunings.values())))
+    return {
+        "choices": [(f"{value:g}", value) for value in known],
+        "value": known[0],
+        "info": None if len(known) > 1 else "This model was tuned at one strength only.",
+        "interactive": len(known) > 1,
+    }
+
+
 def build(engine: Engine) -> Callable[[gr.Request], None]:
     """Lay out the page inside the current ``gr.Blocks`` and connect it to the engine.
 
     Returns what to do when a browser tab closes: end its runs.
     """
     model, runs = engine.model, Runs(engine)
-    default = Request(prompt=EXAMPLES[0], kl=model.kl[0])
+    default = Request(prompt=EXAMPLES[0], kl=model.tunings[Request.reward][0])
 
     with gr.Row(elem_id="compare"):
         with gr.Column(elem_id="ask"):
@@ -70,16 +82,15 @@ def build(engine: Engine) -> Callable[[gr.Request], None]:
             with gr.Row(elem_classes="pair"):
                 schedule = gr.Textbox(default.schedule, label="Schedule as text", max_lines=1, elem_id="schedule")
                 closed = gr.Checkbox(default.closed, label="End at 1", elem_id="closed")
-            lora_scale = gr.Slider(0, MAX_LORA_SCALE, default.lora_scale, step=0.05, label="LoRA scale", buttons=[])
-            several = len(model.kl) > 1
-            kl = gr.Radio(
-                [(f"{value:g}", value) for value in model.kl],
-                value=default.kl,
-                label="KL strength in training",
-                info=None if several else "This model was tuned at one strength only.",
-                interactive=several,
-                elem_id="kl",
+            reward = gr.Radio(
+                [(views.REWARDS.get(name, name).lower(), name) for name in model.tunings],
+                value=default.reward,
+                label="Tuned on",
+                visible=len(model.tunings) > 1,
+                elem_id="reward",
             )
+            lora_scale = gr.Slider(0, MAX_LORA_SCALE, default.lora_scale, step=0.05, label="LoRA scale", buttons=[])
+            kl = gr.Radio(label="KL strength in training", elem_id="kl", **strengths(model, default.reward))
             columns = gr.Dropdown(
                 added.choices(model, default),
                 value=[],
@@ -99,7 +110,7 @@ def build(engine: Engine) -> Callable[[gr.Request], None]:
                 steps = gr.Slider(4, 50, default.steps, step=1, precision=0, label="Steps", buttons=[])
             guidance = gr.Slider(1, 10, default.guidance, step=0.5, label="Guidance", buttons=[])
 
-    settings = [prompt, seed, images, steps, guidance, schedule, lora_scale, kl, closed, columns]  # as runs.FIELDS
+    settings = [prompt, seed, images, steps, guidance, schedule, reward, lora_scale, kl, closed, columns]  # as runs.FIELDS
     reached = gr.State()  # the last stage shown, which Stop leaves standing
     shown = [stage, reached, run, stop]
     running = gr.on(
@@ -107,6 +118,7 @@ def build(engine: Engine) -> Callable[[gr.Request], None]:
     )
     stop.click(runs.stop, reached, shown, cancels=[running], **QUICK | {"preprocess": True})  # it fetches the state
     examples.click(example, examples, prompt, **QUICK)
+    reward.input(lambda name: gr.update(**strengths(model, name)), reward, kl, **QUICK)
     dice.click(lambda: secrets.randbelow(1_000_000), None, seed, **QUICK)
 
     # The schedule's text is what counts: preset and exponent write it, the preset follows it, and so does the exponent

@@ -91,6 +91,7 @@ class Runs:
         steps: int,
         guidance: float,
         schedule: str,
+        reward: str,
         lora_scale: float,
         kl: float,
         closed: bool,
@@ -109,12 +110,13 @@ class Runs:
             steps: denoising steps, 1 to 100.
             guidance: classifier-free guidance scale, 0 to 20, off up to 1.
             schedule: share of the tuned model over progress, in one of the forms that /schedules lists.
+            reward: that the model was tuned on, one of those that /models lists.
             lora_scale: strength of the tuned model, 0 to 1.5.
             kl: KL coefficient that the tuned model was trained with, one of those on the page.
             closed: end the schedule at 1 instead of one step before.
             columns: up to 3 more columns, such as lora:0.5 or step:0.6:unguided, in the forms that /columns lists.
         """
-        request = request_of(prompt, seed, images, steps, guidance, schedule, lora_scale, kl, closed, columns)
+        request = request_of(prompt, seed, images, steps, guidance, schedule, reward, lora_scale, kl, closed, columns)
         last = None
         try:
             for last in self.updates(request, client.session_hash):

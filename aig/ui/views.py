@@ -15,7 +15,7 @@ from aig.ui import render
 from aig.ui.render import Bar, Column, Metric, Stage
 
 KINDS = ("base", "tuned", "aig", "extra-1", "extra-2", "extra-3")  # the colour of each column
-REWARDS = {"preference": "Reward", "held-out": "Held-out reward"}
+REWARDS = {"preference": "Reward", "vivid": "Vividness", "held-out": "Held-out reward"}
 DENOISING = "Denoising all columns, in step."
 INVITATION = "Same prompt, same seeds, three models. Press Run."
 
@@ -139,7 +139,8 @@ def _stage(
     notice: str = "",
 ) -> Stage:
     """A stage with all columns of the request; those that metrics and pictures do not reach yet are blank."""
-    blank = [Metric(label=label, value="–") for label in (*REWARDS.values(), "Diversity", "Vendi score")]
+    labels = (*(REWARDS.get(name, name) for name in (request.reward, "held-out")), "Diversity", "Vendi score")
+    blank = [Metric(label=label, value="–") for label in labels]
     columns = [
         Column(
             kind=kind,
