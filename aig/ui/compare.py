@@ -61,6 +61,8 @@ def build(engine: Engine) -> Callable[[gr.Request], None]:
         with gr.Column(elem_id="stage"):
             script = (HERE / "compare.js").read_text()
             stage = gr.HTML(render.stage(views.idle(default)), js_on_load=script, apply_default_css=False)
+            viewer = (HERE / "viewer.js").read_text()
+            gr.HTML((HERE / "viewer.html").read_text(), js_on_load=viewer, apply_default_css=False, elem_id="viewer")
         with gr.Column(elem_id="settings"):
             drawing = gr.HTML(curve.draw(model, default), apply_default_css=False)
             presets = [(PRESET_LABELS.get(name, name.replace("_", " ")), name) for name in schedules.PRESETS]

@@ -163,6 +163,7 @@ class Stage:
     columns: Sequence[Column]
     attributes: Mapping[str, Sequence[Bar]]
     notice: str = ""
+    seed: int = 0  # of the first image
 
 
 def stage(view: Stage) -> str:
@@ -171,7 +172,7 @@ def stage(view: Stage) -> str:
     live = "off" if view.state == "running" else "polite"  # a new sentence every second is too much to listen to
     percent = f"{100 * view.share:.0f}"
     notice = f'<p class="notice" role="status">{escape(view.notice)}</p>' if view.notice else ""
-    columns = "".join(_column(column, view.images) for column in view.columns)
+    columns = "".join(_column(column, view) for column in view.columns)
     return (
         f'<div class="stage" data-state="{escape(view.state)}">'
         f'<div class="sentence" aria-live="{live}"><p class="asked">{view.asked}</p>'
@@ -190,19 +191,30 @@ def asked(prompt: str, *, seeds: str) -> str:
     return f"{words} · {escape(seeds)}, the same in every column"
 
 
-def _column(column: Column, images: int) -> str:
-    across, down = shape(images)
-    cells = "".join("<i></i>" if i < images else '<i class="blank"></i>' for i in range(across * down))
+def _column(column: Column, view: Stage) -> str:
+    across, down = shape(view.images)
     picture = f'<img src="{column.picture}" alt="{escape(column.alt)}" decoding="sync">' if column.picture else ""
+    cells = "".join(_cell(k, column, view) for k in range(across * down))
     scores = "".join(map(_metric, column.metrics))
     return (
         f'<article class="arm {escape(column.kind)}">'
         f"<h3>{escape(column.title)}<small>{escape(column.about)}</small></h3>"
         f'<dl class="scores">{scores}</dl>'
-        f'<figure class="mosaic{"" if picture else " empty"}" style="aspect-ratio:{across}/{down}">{picture}'
+        f'<div class="frame"><figure class="mosaic{"" if picture else " empty"}" '
+        f'style="--across:{across};--down:{down};aspect-ratio:{across}/{down}">{picture}'
         f'<div class="cells" style="grid-template:repeat({down},1fr)/repeat({across},1fr)">{cells}</div>'
-        "</figure></article>"
+        "</figure></div></article>"
     )
+
+
+def _cell(k: int, column: Column, view: Stage) -> str:
+    """One place of a grid: a button once there is an image; the first is the grid's tab stop, arrows reach the rest."""
+    if k >= view.images:
+        return '<i class="blank"></i>'
+    if not column.picture:
+        return "<i></i>"
+    name = escape(f"seed {view.seed + k}, {column.title}")
+    return f'<button type="button" tabindex="{-1 if k else 0}" aria-haspopup="dialog" aria-label="{name}"></button>'
 
 
 def _metric(metric: Metric) -> str:

@@ -156,6 +156,7 @@ def _stage(
         status=status,
         share=share,
         images=request.images,
+        seed=request.seed,
         columns=columns,
         attributes=attributes or {},
         notice=notice,
