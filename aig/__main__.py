@@ -46,11 +46,14 @@ def parser() -> argparse.ArgumentParser:
     listing = commands.add_parser("schedules", help="the named schedules and their shares of the tuned model")
     listing.set_defaults(run=run_schedules)
     listing.add_argument("--steps", type=int, default=10)
+
+    replay = commands.add_parser("replay", help="record the run that the page opens on, after the weights changed")
+    replay.set_defaults(run=run_replay)
     return top
 
 
 def run_compare(options: argparse.Namespace) -> None:
-    from aig import export, models
+    from aig import export, links, models
     from aig.engine import Engine
     from aig.request import Request
 
@@ -75,7 +78,7 @@ def run_compare(options: argparse.Namespace) -> None:
             + (f"diversity {column.diversity.value:.3f}" if column.diversity else "one image")
             for column in update.scores.columns
         ]
-        export.write(options.out, export.grids(update.images, names, captions, dataclasses.asdict(request)))
+        export.write(options.out, export.grids(update.images, names, captions, links.encode(request)))
     if options.json:
         print(json.dumps({"request": dataclasses.asdict(request), "rows": update.rows, **update.scores.to_json()}))
     else:
@@ -88,6 +91,15 @@ def run_schedules(options: argparse.Namespace) -> None:
     for name in schedules.PRESETS:
         shares = schedules.weights(schedules.parse(name), options.steps)
         print(f"{name:16} " + " ".join(f"{share:.2f}" for share in shares))
+
+
+def run_replay(options: argparse.Namespace) -> None:
+    from aig import export, models, replay
+
+    content = replay.dump(replay.record(models.load), replay.digest())
+    replay.PLACE.parent.mkdir(exist_ok=True)
+    export.write(replay.PLACE, content.encode())
+    print(f"{replay.PLACE.name}: {len(content):,} bytes")
 
 
 if __name__ == "__main__":

@@ -14,7 +14,7 @@ from gradio_client import Client
 from gradio_client.exceptions import AppError
 from PIL import Image
 
-from aig import export, schedules
+from aig import export, links, schedules
 from aig.engine import Engine
 from aig.request import Request
 from aig.ui import compare, curve
@@ -58,7 +58,7 @@ def test_compare_returns_what_the_engine_computes_and_one_picture(app, make_pipe
             name = "diversity" if one is column else "preference"
             assert one[name]["value"] == pytest.approx(other[name]["value"], abs=1e-6)
     content = Path(picture).read_bytes()
-    assert export.settings_of(content) == SMALL | {"closed": True}
+    assert links.decode(export.settings_of(content)) == Request(**SMALL, closed=True)
     width, height = Image.open(picture).size
     assert width > 2.5 * height / 1.5 and np.asarray(Image.open(picture)).std() > 1
 
