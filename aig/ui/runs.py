@@ -103,7 +103,7 @@ class Runs:
         try:
             request = self._decoded(text)
         except ValueError as problem:
-            return gr.skip(), {"frames": self._frames, "bad": f"{problem} The page shows its defaults."}, *nothing
+            return gr.skip(), {"frames": self._frames, "bad": f"This link cannot be used, so the page shows its defaults. {problem}"}, *nothing
         return render.stage(views.idle(request)), {"frames": []}, *_values(request)
 
     def dropped(self, sent: object) -> tuple:

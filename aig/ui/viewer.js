@@ -1,6 +1,6 @@
 // One seed in every column: side by side, under dividers, as a difference, alternating. The pixels are cut from the mosaics on
 // the page, so previews of a running comparison show up here as they arrive.
-const FACTOR = 4; // of the difference, which would mostly be too dark to see
+const FACTOR = 2; // of the difference, whose small parts would be too dark to see
 const HALF = 500; // milliseconds that the flicker shows one column: two changes a second, below what can harm
 const FARTHEST = 16;
 const MODES = ["side", "slider", "difference", "flicker"];
@@ -183,6 +183,7 @@ const flicker = () => {
 };
 
 const setMode = (mode) => {
+  if (document.activeElement.matches(".viewer [data-mode]")) dialog.querySelector(`[data-mode=${mode}]`).focus();
   Object.assign(look, { mode, choice: 0, phase: 0, paused: false, cuts: [] });
   flicker();
   draw();
