@@ -34,7 +34,7 @@ def main(url: str) -> None:
         page.wait_for_timeout(500)
         counted["bytes"] = 0
         page.click("#run")
-        page.wait_for_selector(".stage[data-kind=live][data-state=done]", timeout=120_000)
+        page.wait_for_selector(".stage[data-kind=live][data-state=done]", timeout=600_000)
         shown["a run of 4 x 3 images, 20 steps (MB)"] = counted["bytes"] / 1e6
         browser.close()
     print(json.dumps({name: round(value, 2) for name, value in shown.items()}, indent=1))

@@ -493,6 +493,8 @@ def test_the_presenter_mode_fills_the_screen_without_scrolling(page, width, heig
         "const b = e.getBoundingClientRect(); return b.right <= innerWidth + 1 && b.bottom <= innerHeight && b.width > 0 })"
     )
     assert inside
+    assert page.evaluate("[...document.querySelectorAll('.scores > div')].every((e) => e.scrollWidth <= e.clientWidth + 1)")
+    assert all(page.locator(name).bounding_box()["y"] < 58 for name in ("#prompt", "#run", "#stop"))
     page.keyboard.press("Escape")
     page.wait_for_selector("body:not(.presenter)")
     assert page.is_visible("#settings")
