@@ -53,11 +53,14 @@ def parser() -> argparse.ArgumentParser:
 
     kinds = commands.add_parser("columns", help="the columns that can be added, with rule, source and cost")
     kinds.set_defaults(run=run_columns)
+
+    replay = commands.add_parser("replay", help="record the run that the page opens on, after the weights changed")
+    replay.set_defaults(run=run_replay)
     return top
 
 
 def run_compare(options: argparse.Namespace) -> None:
-    from aig import export, models
+    from aig import export, links, models
     from aig.engine import Engine
     from aig.request import Request
 
@@ -82,7 +85,7 @@ def run_compare(options: argparse.Namespace) -> None:
             + (f"diversity {column.diversity.value:.3f}" if column.diversity else "one image")
             for column in update.scores.columns
         ]
-        export.write(options.out, export.grids(update.images, names, captions, dataclasses.asdict(request)))
+        export.write(options.out, export.grids(update.images, names, captions, links.encode(request)))
     if options.json:
         print(json.dumps({"request": dataclasses.asdict(request), "rows": update.rows, **update.scores.to_json()}))
     else:
@@ -101,6 +104,15 @@ def run_columns(options: argparse.Namespace) -> None:
     print("Model rows are per image at T steps with guidance; steps that another column takes too cost nothing.\n")
     for kind in columns.KINDS.values():
         print(f"{kind.form}  ({kind.choices})\n    {kind.rule}\n    costs {kind.cost}; {kind.source}; e.g. {', '.join(kind.examples)}")
+
+
+def run_replay(options: argparse.Namespace) -> None:
+    from aig import export, models, replay
+
+    content = replay.dump(replay.record(models.load), replay.digest())
+    replay.PLACE.parent.mkdir(exist_ok=True)
+    export.write(replay.PLACE, content.encode())
+    print(f"{replay.PLACE.name}: {len(content):,} bytes")
 
 
 if __name__ == "__main__":

@@ -98,8 +98,9 @@ class Stream:
 class Engine:
     """Loads a model in its worker thread and runs requests on it, one after the other."""
 
-    def __init__(self, load: Callable[[], Model], *, max_waiting: int = MAX_WAITING) -> None:
+    def __init__(self, load: Callable[[], Model], *, max_waiting: int = MAX_WAITING, preview_share: float = 0.06) -> None:
         self._max_waiting = max_waiting
+        self._preview_share = preview_share  # of the model's time; see sampling.sample
         self._ready: Future[Model] = Future()
         self._waiting: deque[Stream] = deque()
         self._changed = threading.Condition()
@@ -210,6 +211,7 @@ class Engine:
             "tuned": model.twin(request.reward, request.kl, request.lora_scale),
             "on_frame": show,
             "stop": lambda: stream.closed or self._closed,
+            "preview_share": self._preview_share,
         }
         done = sample(model.pipe, _columns(model, request.reward, together), **asked)
         for recipe in alone:

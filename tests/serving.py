@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from functools import lru_cache
 from pathlib import Path
@@ -12,7 +12,7 @@ import torch
 from diffusers import StableDiffusionPipeline
 
 from aig.adapters import fused
-from aig.engine import Engine
+from aig.engine import Engine, Update
 from aig.features import Ruler
 from aig.models import Model
 from aig.world.portraits import ATTRIBUTES
@@ -59,13 +59,13 @@ def slowed(pipe: StableDiffusionPipeline, seconds: float) -> list[float]:
 
 
 @contextmanager
-def served(load: Callable[[], Model]) -> Iterator[str]:
-    """The address of the launched app."""
+def served(load: Callable[[], Model], recording: Sequence[Update] = ()) -> Iterator[str]:
+    """The address of the launched app, which opens on the recording."""
     import app  # here, because the engine's tests need no gradio
     from aig.ui import theme
 
     engine = Engine(load)
-    blocks = app.build(engine)
+    blocks = app.build(engine, recording)
     try:
         _, url, _ = blocks.launch(
             server_name="127.0.0.1",

@@ -17,7 +17,7 @@ from gradio_client import Client
 from gradio_client.exceptions import AppError
 from PIL import Image
 
-from aig import columns, export, schedules
+from aig import columns, export, links, schedules
 from aig.engine import Engine
 from aig.request import Request, cost
 from aig.ui import compare
@@ -63,7 +63,7 @@ def test_compare_returns_what_the_engine_computes_and_one_picture(app, make_pipe
             name = "diversity" if one is column else "preference"
             assert one[name]["value"] == pytest.approx(other[name]["value"], abs=1e-6)
     content = Path(picture).read_bytes()
-    assert export.settings_of(content) == SMALL | {"closed": True, "columns": added}
+    assert links.decode(export.settings_of(content)) == Request(**SMALL | {"closed": True, "columns": added})
     assert len(scores["columns"]) == 3 + len(added)
     width, height = Image.open(picture).size
     assert width > (3 + len(added)) * height / 1.8 and np.asarray(Image.open(picture)).std() > 1

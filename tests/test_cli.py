@@ -10,7 +10,8 @@ import numpy as np
 import pytest
 
 from aig import __main__ as cli
-from aig import columns, export, models
+from aig import columns, export, links, models
+from aig.request import Request
 from tests.serving import tiny_model
 
 
@@ -23,8 +24,8 @@ def test_compare_writes_the_grids_with_their_settings_and_prints_a_table(tiny, t
     out = tmp_path / "grid.png"
     code = cli.main(["compare", "a b", "--images", "2", "--steps", "3", "--schedule", "linear", "--out", str(out)])
     assert code == 0
-    settings = export.settings_of(out.read_bytes())
-    assert settings["prompt"] == "a b" and settings["schedule"] == "linear" and settings["images"] == 2
+    settings = links.decode(export.settings_of(out.read_bytes()))
+    assert settings == Request(prompt="a b", images=2, steps=3, schedule="linear")
     assert "Reward-tuned" in capsys.readouterr().out
     assert list(tmp_path.iterdir()) == [out]
 
@@ -83,7 +84,7 @@ def test_schedules_are_listed(capsys):
 
 
 def test_a_picture_without_settings_is_refused():
-    plain = export.grids(np.zeros((1, 1, 8, 8, 3), np.uint8), ["Base"], ["x"], {"a": 1})
-    assert export.settings_of(plain) == {"a": 1}
+    plain = export.grids(np.zeros((1, 1, 8, 8, 3), np.uint8), ["Base"], ["x"], "v1!seed=1")
+    assert export.settings_of(plain) == "v1!seed=1"
     with pytest.raises(ValueError, match="no settings"):
         export.settings_of(b"not a picture")

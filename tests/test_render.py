@@ -5,6 +5,7 @@ from __future__ import annotations
 import base64
 import io
 import re
+from dataclasses import replace
 from html import unescape
 from html.parser import HTMLParser
 from xml.etree import ElementTree
@@ -28,7 +29,7 @@ HOSTILE = [
 class Tags(HTMLParser):
     """Collects the tags, attribute names and text of a fragment, and checks that every tag is closed in order."""
 
-    VOID = {"img", "br"}
+    VOID = {"img", "br", "input"}
 
     def __init__(self) -> None:
         super().__init__()
@@ -156,6 +157,35 @@ def test_the_layout_does_not_depend_on_the_state():
 
     assert skeleton(a_stage("x", "running")) == skeleton(a_stage("x", "waiting"))
     assert "aspect-ratio:3/2" in render.stage(a_stage("x", "waiting", picture=""))
+
+
+def traced(points, shares=(0.0, 0.5, 1.0)) -> ElementTree.Element:
+    trace = render.Trace(steps=len(shares), shares=shares, points=points)
+    figure = re.search(r'<figure class="trace">.*?</figure>', render.stage(replace(a_stage("x"), trace=trace)))
+    return ElementTree.fromstring(figure[0])
+
+
+def places(figure, kind):
+    line = figure.find(f"./svg/polyline[@class='{kind}']")
+    return [tuple(map(float, place.split(","))) for place in line.get("points").split()]
+
+
+def test_the_trace_draws_every_column_to_scale_and_tells_it_in_words():
+    figure = traced(((1, (0.1, 0.2, 0.3)), (3, (0.8, 0.4, 0.7))))
+    share = places(figure, "g")
+    for kind, values in (("base", (0.1, 0.8)), ("tuned", (0.2, 0.4)), ("aig", (0.3, 0.7))):
+        line = places(figure, kind)
+        assert [x for x, _ in line] == [share[0][0], share[2][0]]
+        heights = [share[0][1] + value * (share[2][1] - share[0][1]) for value in values]
+        assert [y for _, y in line] == pytest.approx(heights, abs=0.11)
+    assert figure.find("svg").get("aria-label").endswith("at step 3 of 3: x 0.80, x 0.40, x 0.70")
+
+
+@pytest.mark.parametrize("points", [(), ((1, (None, None, None)),)])
+def test_a_trace_without_diversity_is_empty_and_as_large(points):
+    figure = traced(points, shares=(1.0,))
+    assert figure.find("./svg/polyline[@class='aig']") is None
+    assert figure.find("svg").get("viewBox") == traced(((1, (1.4, 0.2, 0.3)),)).find("svg").get("viewBox")
 
 
 def test_every_picture_has_an_alternative_text():

@@ -8,12 +8,13 @@ import numpy as np
 import pytest
 import torch
 
+from aig import export, links
 from aig.columns import NAMES
 from aig.engine import Update
 from aig.request import Request
 from aig.intervals import Interval
 from aig.scores import score
-from aig.ui import views
+from aig.ui import render, views
 
 REQUEST = Request(prompt="a person", images=4, steps=8, kl=0.5)
 
@@ -108,6 +109,28 @@ def test_a_stopped_stage_keeps_its_pictures():
     running = views.shown(an_update("running"), notice="a note")
     stopped = views.ended(running, "Stopped")
     assert stopped.columns == running.columns and stopped.notice == "a note" and stopped.state == "stopped"
+
+
+def test_the_trace_holds_every_shown_step_once_and_begins_anew():
+    first, last = an_update("running"), an_update("done")
+    trace = views.longer(views.longer(views.longer(render.Trace(), first), first), last)
+    assert [step for step, _ in trace.points] == [2, 8] and trace.steps == 8
+    assert trace.points[1][1] == tuple(column.diversity.value for column in last.scores.columns)
+    assert views.longer(trace, Update(state="running", request=REQUEST, shares=())).points == ()
+    assert views.longer(render.Trace(), an_update("done", images=1)).points == ((8, (None, None, None)),)
+
+
+def test_a_picture_of_a_stage_holds_its_pixels_and_its_settings():
+    update = an_update("done")
+    stage = views.shown(update)
+    assert links.decode(export.settings_of(views.picture(stage))) == update.request
+    for column, images in zip(stage.columns, update.images, strict=True):
+        assert np.array_equal(render.cells(column.picture, 4), images)
+
+
+def test_a_recorded_run_is_marked_and_has_a_growing_trace():
+    stages = views.replayed([an_update("running"), an_update("done")])
+    assert all(stage.recorded for stage in stages) and [len(stage.trace.points) for stage in stages] == [1, 2]
 
 
 def test_unknown_words_are_named_up_to_a_bound():

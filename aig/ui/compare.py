@@ -3,23 +3,23 @@
 from __future__ import annotations
 
 import secrets
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import replace
 from pathlib import Path
 
 import gradio as gr
 
-from aig import schedules
-from aig.engine import MAX_WAITING, Engine
-from aig.models import Model
+from aig import replay, schedules
 from aig.columns import MAX_EXTRA
+from aig.engine import MAX_WAITING, Engine, Update
+from aig.models import Model
 from aig.request import MAX_IMAGES, MAX_LORA_SCALE, Request
 from aig.ui import added, api, curve, render, views
 from aig.ui.runs import Runs, request_of
 
 HERE = Path(__file__).parent
 EXAMPLES = (
-    "a person with glasses",
+    replay.PROMPT,
     "an avataaars portrait",
     "a robot on a yellow background",
     "a micah portrait with red hair",
@@ -50,13 +50,14 @@ def strengths(model: Model, reward: object) -> dict:
     }
 
 
-def build(engine: Engine) -> Callable[[gr.Request], None]:
-    """Lay out the page inside the current ``gr.Blocks`` and connect it to the engine.
+def build(engine: Engine, app: gr.Blocks, recording: Sequence[Update] = ()) -> Callable[[gr.Request], None]:
+    """Lay out the page inside the current ``gr.Blocks`` and connect it to the engine; it opens on the recording.
 
     Returns what to do when a browser tab closes: end its runs.
     """
-    model, runs = engine.model, Runs(engine)
-    default = Request(prompt=EXAMPLES[0], kl=model.tunings[Request.reward][0])
+    model, runs = engine.model, Runs(engine, recording)
+    default = replay.opening(model.tunings)
+    first = runs.recorded[0] if runs.recorded else views.idle(default)
 
     with gr.Row(elem_id="compare"):
         with gr.Column(elem_id="ask"):
@@ -73,7 +74,11 @@ def build(engine: Engine) -> Callable[[gr.Request], None]:
                 stop = gr.Button("Stop", variant="stop", elem_id="stop", interactive=False)
         with gr.Column(elem_id="stage"):
             script = (HERE / "compare.js").read_text()
-            stage = gr.HTML(render.stage(views.idle(default)), js_on_load=script, apply_default_css=False)
+            stage = gr.HTML(render.stage(first), js_on_load=script, apply_default_css=False)
+            relay = gr.HTML({}, html_template=(HERE / "share.html").read_text(), js_on_load=(HERE / "share.js").read_text(),
+                            apply_default_css=False, elem_id="relay")
+            viewer = (HERE / "viewer.js").read_text()
+            gr.HTML((HERE / "viewer.html").read_text(), js_on_load=viewer, apply_default_css=False, elem_id="viewer")
         with gr.Column(elem_id="settings"):
             drawing = gr.HTML(curve.draw(model, default), apply_default_css=False)
             presets = [(PRESET_LABELS.get(name, name.replace("_", " ")), name) for name in schedules.PRESETS]
@@ -120,6 +125,11 @@ def build(engine: Engine) -> Callable[[gr.Request], None]:
     examples.click(example, examples, prompt, **QUICK)
     reward.input(lambda name: gr.update(**strengths(model, name)), reward, kl, **QUICK)
     dice.click(lambda: secrets.randbelow(1_000_000), None, seed, **QUICK)
+
+    # Links and pictures: what the page is told goes through ``relay``.
+    app.load(runs.opened, None, [stage, relay, *settings], **QUICK)
+    relay.submit(runs.dropped, relay, [relay, *settings], **QUICK)
+    stage.submit(runs.picture, reached, relay, **QUICK | {"preprocess": True})
 
     # The schedule's text is what counts: preset and exponent write it, the preset follows it, and so does the exponent
     # while someone types (not while someone drags it, it would be pulled back).

@@ -8,6 +8,7 @@ import io
 import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from pathlib import Path
 
 import numpy as np
 from PIL import Image
@@ -48,6 +49,15 @@ def data_url(picture: np.ndarray, *, final: bool) -> str:
     else:
         Image.fromarray(picture).save(buffer, "webp", quality=82, method=0)
     return f"data:image/{'png' if final else 'webp'};base64,{base64.b64encode(buffer.getvalue()).decode()}"
+
+
+def cells(url: str, images: int) -> np.ndarray:
+    """The (N, H, W, 3) uint8 images of a mosaic's data URL."""
+    picture = np.asarray(Image.open(io.BytesIO(base64.b64decode(url.partition(",")[2]))).convert("RGB"))
+    columns, rows = shape(images)
+    height, width = picture.shape[0] // rows, picture.shape[1] // columns
+    grid = picture.reshape(rows, height, columns, width, 3).swapaxes(1, 2)
+    return grid.reshape(-1, height, width, 3)[:images]
 
 
 # --- the annealing curve ---
@@ -115,6 +125,7 @@ def no_curve(problem: str) -> str:
 
 # --- the stage: the sentence, the progress, the columns, the open attributes ---
 
+PLAYER = (Path(__file__).parent / "player.html").read_text()
 FLAG = '<span class="flag">collapsed most</span>'
 
 
@@ -152,6 +163,15 @@ class Column:
 
 
 @dataclass(frozen=True, kw_only=True)
+class Trace:
+    """Diversity over the steps shown so far."""
+
+    steps: int = 1
+    shares: Sequence[float] = ()  # of the tuned model in the AIG column, at each step
+    points: tuple[tuple[int, tuple[float | None, ...]], ...] = ()  # (step, diversity of every column), in order
+
+
+@dataclass(frozen=True, kw_only=True)
 class Stage:
     """Everything right of the controls at one moment of a run."""
 
@@ -164,22 +184,27 @@ class Stage:
     columns: Sequence[Column]
     attributes: Mapping[str, Sequence[Bar]]
     notice: str = ""
+    seed: int = 0  # of the first image
+    trace: Trace = Trace()
+    link: str = ""  # the settings of this run, as ``aig.links`` writes them
+    recorded: bool = False
 
 
 def stage(view: Stage) -> str:
     """The whole stage; its structure does not depend on the state, so updates leave the layout in place."""
     quiet = "" if view.state == "done" else ' class="quiet"'
-    live = "off" if view.state == "running" else "polite"  # a new sentence every second is too much to listen to
+    live = "off" if view.state == "running" or view.recorded else "polite"  # a new sentence every second is too much to listen to
     percent = f"{100 * view.share:.0f}"
     notice = f'<p class="notice" role="status">{escape(view.notice)}</p>' if view.notice else ""
-    columns = "".join(_column(column, view.images) for column in view.columns)
+    columns = "".join(_column(column, view) for column in view.columns)
     return (
-        f'<div class="stage" data-state="{escape(view.state)}">'
+        f'<div class="stage" data-state="{escape(view.state)}" data-link="{escape(view.link)}" '
+        f'data-kind="{"recorded" if view.recorded else "live"}">'
         f'<div class="sentence" aria-live="{live}"><p class="asked">{view.asked}</p>'
-        f"<h2{quiet}>{escape(view.sentence)}</h2></div>"
+        f"<h2{quiet}>{escape(view.sentence)}</h2></div>{_trace(view)}"
         '<div class="progress"><div class="rail" role="progressbar" aria-label="Denoising" aria-valuemin="0" '
         f'aria-valuemax="100" aria-valuenow="{percent}"><i style="width:{percent}%"></i></div>'
-        f"<span>{escape(view.status)}</span></div>"
+        f"<span>{escape(view.status)}</span></div>{PLAYER}"
         f'<div class="notices">{notice}</div>'
         f'<div class="arms" style="--count:{len(view.columns)}">{columns}</div>{_attributes(view)}</div>'
     )
@@ -191,19 +216,81 @@ def asked(prompt: str, *, seeds: str) -> str:
     return f"{words} · {escape(seeds)}, the same in every column"
 
 
-def _column(column: Column, images: int) -> str:
-    across, down = shape(images)
-    cells = "".join("<i></i>" if i < images else '<i class="blank"></i>' for i in range(across * down))
+# --- the trace: diversity over denoising ---
+
+_WIDE, _TALL, _INSET = 300, 84, 22
+
+
+def _trace(view: Stage) -> str:
+    """A small SVG of every column's diversity over the steps, the share g faint behind; its size is always the same."""
+    trace, titles = view.trace, [column.title for column in view.columns]
+    values = [value for _, point in trace.points for value in point if value is not None]
+    top = max(1.0, math.ceil(2 * max(values, default=0)) / 2)
+
+    def at(progress: float, share: float) -> str:
+        return f"{_INSET + progress * (_WIDE - _INSET - 6):.1f},{_TALL - 4 - share * (_TALL - 10):.1f}"
+
+    last = max(1, trace.steps - 1)
+    shares = " ".join(at(i / last, min(1.0, share)) for i, share in enumerate(trace.shares))
+    lines = ""
+    for c, column in enumerate(view.columns):
+        known = [(step, point[c]) for step, point in trace.points if c < len(point) and point[c] is not None]
+        places = [at((step - 1) / last, value / top) for step, value in known]
+        if places:
+            x, y = places[-1].split(",")
+            lines += (
+                f'<polyline class="{escape(column.kind)}" points="{" ".join(places)}"/>'
+                f'<circle class="{escape(column.kind)}" cx="{x}" cy="{y}" r="3"/>'
+            )
+    left, right, low, high = _INSET, _WIDE - 6, _TALL - 4, 6
+    axes = (
+        f'<path class="axes" d="M{left},{high}V{low}H{right}"/><text x="{left - 5}" y="{high + 7}">{top:g}</text>'
+        f'<text x="{left - 5}" y="{low}">0</text>'
+    )
+    keys = "".join(
+        f'<span class="{escape(column.kind)}"><svg viewBox="0 0 22 6" aria-hidden="true"><polyline points="0,3 22,3"/></svg>'
+        f"{escape(column.title)}</span>"
+        for column in view.columns
+    )
+    spoken = "no steps yet"
+    if trace.points:
+        step, point = trace.points[-1]
+        each = ", ".join(
+            f"{title} {'unknown' if value is None else f'{value:.2f}'}" for title, value in zip(titles, point, strict=False)
+        )
+        spoken = f"at step {step} of {trace.steps}: {each}"
+    return (
+        f'<figure class="trace"><svg viewBox="0 0 {_WIDE} {_TALL}" role="img" aria-label="Diversity over denoising, '
+        f'{escape(spoken)}">{axes}<polyline class="g" points="{shares}"/>{lines}</svg>'
+        f'<figcaption><b>Diversity, noise to image</b>{keys}<span class="g"><svg viewBox="0 0 22 6" aria-hidden="true">'
+        '<polyline points="0,3 22,3"/></svg>share g</span></figcaption></figure>'
+    )
+
+
+def _column(column: Column, view: Stage) -> str:
+    across, down = shape(view.images)
     picture = f'<img src="{column.picture}" alt="{escape(column.alt)}" decoding="sync">' if column.picture else ""
+    cells = "".join(_cell(k, column, view) for k in range(across * down))
     scores = "".join(map(_metric, column.metrics))
     return (
         f'<article class="arm {escape(column.kind)}">'
         f"<h3>{escape(column.title)}<small>{escape(column.about)}</small></h3>"
         f'<dl class="scores">{scores}</dl>'
-        f'<figure class="mosaic{"" if picture else " empty"}" style="aspect-ratio:{across}/{down}">{picture}'
+        f'<div class="frame"><figure class="mosaic{"" if picture else " empty"}" '
+        f'style="--across:{across};--down:{down};aspect-ratio:{across}/{down}">{picture}'
         f'<div class="cells" style="grid-template:repeat({down},1fr)/repeat({across},1fr)">{cells}</div>'
-        "</figure></article>"
+        "</figure></div></article>"
     )
+
+
+def _cell(k: int, column: Column, view: Stage) -> str:
+    """One place of a grid: a button once there is an image; the first is the grid's tab stop, arrows reach the rest."""
+    if k >= view.images:
+        return '<i class="blank"></i>'
+    if not column.picture:
+        return "<i></i>"
+    name = escape(f"seed {view.seed + k}, {column.title}")
+    return f'<button type="button" tabindex="{-1 if k else 0}" aria-haspopup="dialog" aria-label="{name}"></button>'
 
 
 def _metric(metric: Metric) -> str:

@@ -7,12 +7,15 @@ from collections.abc import Sequence
 from dataclasses import replace
 from itertools import zip_longest
 
+import numpy as np
+
+from aig import export, links
 from aig.engine import Update
 from aig.intervals import Interval
 from aig.request import Request, recipes
 from aig.scores import TOO_FEW, ColumnScores
 from aig.ui import render
-from aig.ui.render import Bar, Column, Metric, Stage
+from aig.ui.render import Bar, Column, Metric, Stage, Trace
 
 KINDS = ("base", "tuned", "aig", "extra-1", "extra-2", "extra-3")  # the colour of each column
 REWARDS = {"preference": "Reward", "vivid": "Vividness", "held-out": "Held-out reward"}
@@ -78,8 +81,24 @@ def idle(request: Request) -> Stage:
     return _stage(request, state="idle", sentence=INVITATION, status="Ready")
 
 
-def shown(update: Update, notice: str = "") -> Stage:
-    """The stage at one update of a run."""
+def longer(trace: Trace, update: Update) -> Trace:
+    """The trace with the step that an update shows; an update without scores begins a new one."""
+    points = trace.points
+    if update.scores is None:
+        points = ()
+    elif not points or points[-1][0] < update.step:
+        values = (c.diversity.value if c.diversity else None for c in update.scores.columns)
+        points = (*points, (update.step, tuple(values)))
+    return Trace(steps=update.steps or update.request.steps, shares=update.shares, points=points)
+
+
+def shown(update: Update, notice: str = "", trace: Trace | None = None) -> Stage:
+    """The stage at one update of a run; ``trace`` holds the steps up to this one."""
+    stage = _shown(update, notice)
+    return replace(stage, trace=trace or longer(Trace(), update), link=links.encode(update.request))
+
+
+def _shown(update: Update, notice: str) -> Stage:
     request = update.request
     if update.state == "waiting":
         status = "Next in line" if update.place == 1 else f"Waiting, place {update.place}"
@@ -110,6 +129,29 @@ def shown(update: Update, notice: str = "") -> Stage:
         },
         notice=notice,
     )
+
+
+def replayed(updates: Sequence[Update]) -> list[Stage]:
+    """The stages of a recorded run."""
+    stages, trace = [], Trace()
+    for update in updates:
+        trace = longer(trace, update)
+        stage = shown(update, trace=trace)
+        if update.state == "done":  # how long it took some other machine says nothing here
+            stage = replace(stage, status=f"{update.step} steps · {update.rows:,} model rows")
+        stages.append(replace(stage, recorded=True))
+    return stages
+
+
+def picture(view: Stage) -> bytes:
+    """A stage with images as one labelled PNG, its settings inside."""
+    images = np.stack([render.cells(column.picture, view.images) for column in view.columns])
+    captions = ["\n".join(_pair(pair) for pair in zip(*[iter(column.metrics)] * 2, strict=False)) for column in view.columns]
+    return export.grids(images, [column.title for column in view.columns], captions, view.link)
+
+
+def _pair(metrics: Sequence[Metric]) -> str:
+    return ", ".join(f"{metric.label.lower()} {metric.value}" for metric in metrics)
 
 
 def ended(stage: Stage, status: str, notice: str = "") -> Stage:
@@ -160,6 +202,7 @@ def _stage(
         status=status,
         share=share,
         images=request.images,
+        seed=request.seed,
         columns=columns,
         attributes=attributes or {},
         notice=notice,
