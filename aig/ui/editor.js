@@ -58,6 +58,9 @@ const drawHandles = (most) => {
   while (handleBox.children.length < points.length) {
     const handle = make("g", { class: "handle", role: "slider", tabindex: 0, "aria-valuemin": 0, "aria-valuemax": 100 });
     handle.append(make("circle", { class: "hit", r: 22 }), make("circle", { class: "halo", r: 12 }), make("circle", { class: "knob", r: 6.5 }));
+    const hint = make("title", {});
+    hint.textContent = "Drag or use the arrow keys; double click or Delete removes, Enter adds another";
+    handle.append(hint);
     handleBox.append(handle);
   }
   points.forEach(([x, y], i) => {

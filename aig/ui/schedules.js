@@ -113,21 +113,17 @@ const handles = (schedule) => {
   if (schedule.points) return { points: schedule.points.map((point) => [...point]), straight: schedule.straight };
   const at = (u) => [u, Number(clip(schedule.share(u)).toFixed(3))];
   const [family, number] = schedule.name.split("_"), edge = Number(number);
-  const points = [at(0), at(1)];
   if (family === "step" && edge > 0) {
     const inner = edge < 1 ? [[edge - 0.01, 0], [edge, 1]] : [[0.99, 0]];
     const kept = inner.map(([x, y]) => [Number(x.toFixed(4)), y]).filter(([x]) => x >= 0.01 && x <= 0.99);
     return { points: [[0, 0], ...kept, [1, 1]], straight: false };
   }
-  while (points.length < 7) {
+  const spaced = [1, 2, 4, 5, 10].map((parts) => Array.from({ length: parts + 1 }, (_, i) => at(i / parts)));
+  const close = (points) => {
     const share = pchip(points);
-    const off = Array.from({ length: 19 }, (_, i) => (i + 1) / 20).map((u) => [Math.abs(share(u) - clip(schedule.share(u))), u]);
-    const [error, u] = off.reduce((a, b) => (b[0] > a[0] ? b : a));
-    if (error < 0.01) break;
-    points.push(at(u));
-    points.sort((p, q) => p[0] - q[0]);
-  }
-  return { points, straight: false };
+    return Array.from({ length: 21 }, (_, i) => i / 20).every((u) => Math.abs(share(u) - clip(schedule.share(u))) < 0.02);
+  };
+  return { points: spaced.find(close) ?? spaced.at(-1), straight: false };
 };
 
 // Progress of each real step: i/T, or i/(T-1) when closed.
