@@ -30,7 +30,7 @@ let shown = first.share; // what is drawn: the schedule's share, or on the way t
 let facts = { steps: 1, closed: false, cost: "", problem: "", drawn: true, ...props.facts };
 let progress = progressOf(facts.steps, facts.closed);
 let past = [first.name], present = 0; // what undo and redo go through
-let size = { width: 0, height: 0 }, drag = null, touched = "mouse", lastPress = null, hover = null;
+let size = { width: 0, height: 0 }, drag = null, beside = false, lastPress = null, hover = null;
 
 // --- drawing ---
 
@@ -279,17 +279,18 @@ const addUnder = (event) => {
 
 plot.addEventListener("mousedown", (event) => event.preventDefault()); // it would take the focus from the point
 plot.addEventListener("pointerdown", (event) => {
-  touched = event.pointerType;
   if (event.button !== 0 || drag) return;
+  const touched = event.pointerType;
   const before = { text: field.value, points: points.map((point) => [...point]), straight };
   let index = nearest(event, REACH[touched] ?? 22), added = false;
+  beside = index < 0 && touched !== "mouse"; // a finger may be scrolling the page; a tap adds, below
   if (index >= 0 && lastPress?.index === index && event.timeStamp - lastPress.time < 400 && !lastPress.moved) {
     lastPress = null;
     remove(index);
     return;
   }
+  if (beside) return;
   if (index < 0) {
-    if (touched !== "mouse") return; // a finger may be scrolling the page; a tap adds, below
     index = addUnder(event) ?? -1;
     added = true;
     if (index < 0) return;
@@ -333,9 +334,9 @@ const drop = (keep) => {
 plot.addEventListener("pointerup", (event) => drag?.id === event.pointerId && drop(true));
 plot.addEventListener("pointercancel", (event) => drag?.id === event.pointerId && drop(false));
 plot.addEventListener("pointerleave", () => { if (!drag) { hover = null; say(null); redraw(); } });
+plot.addEventListener("touchstart", (event) => { if (!beside) event.preventDefault(); }, { passive: false }); // no scrolling
 plot.addEventListener("click", (event) => {
-  if (touched === "mouse" || nearest(event, REACH[touched] ?? 22) >= 0) return;
-  if (addUnder(event) !== null) { lastPress = null; commit(); }
+  if (beside && addUnder(event) !== null) { lastPress = null; commit(); }
 });
 
 // --- keys ---
