@@ -12,6 +12,7 @@ const calm = matchMedia("(prefers-reduced-motion: reduce)");
 const find = (selector) => element.querySelector(selector);
 const [root, plot, field, slider] = [".editor", ".plot", ".text input", ".exponent input"].map(find);
 const [caption, readout, hair, handleBox, dotBox] = [".name", ".readout", ".hair", ".handles", ".dots"].map(find);
+const [line, area] = [".share", ".area"].map(find);
 const make = (tag, names) => {
   const node = document.createElementNS(SVG, tag);
   for (const [name, value] of Object.entries(names)) node.setAttribute(name, value);
@@ -40,7 +41,11 @@ const place = (u, share, most) => [
   size.height - MARGIN.bottom - (share / most) * (size.height - MARGIN.top - MARGIN.bottom),
 ];
 
+let axes = ""; // what the axes were drawn for
 const drawAxes = (most) => {
+  const wanted = `${most} ${size.width} ${size.height}`;
+  if (axes === wanted) return;
+  axes = wanted;
   const heights = { 0: 0, 1: 1, top: most };
   for (const node of plot.querySelectorAll("[data-at]")) {
     const [, y] = place(0, heights[node.dataset.at], most);
@@ -85,12 +90,13 @@ const draw = () => {
     path += `${i ? "L" : "M"}${x.toFixed(1)},${y.toFixed(1)}`;
   }
   const [left, floor] = place(0, 0, most), [right] = place(1, 0, most);
-  set(find(".share"), { d: path });
-  set(find(".area"), { d: `${path}L${right},${floor}L${left},${floor}Z` });
+  set(line, { d: path });
+  set(area, { d: `${path}L${right},${floor}L${left},${floor}Z` });
   progress.forEach((u, i) => {
     const share = shown(u), [x, y] = place(u, share, most), dot = dotBox.children[i];
     set(dot, { cx: x.toFixed(1), cy: y.toFixed(1) });
-    dot.style.setProperty("--g", Math.min(1, share).toFixed(3));
+    const g = Math.min(1, share).toFixed(2);
+    if (dot.dataset.g !== g) { dot.dataset.g = g; dot.style.setProperty("--g", g); }
   });
   drawAxes(most);
   drawHandles(most);
@@ -143,8 +149,8 @@ const official = (candidate) => {
 const presets = props.presets.map(([name, label]) => {
   const button = document.createElement("button"), icon = make("svg", { viewBox: "0 0 26 14", "aria-hidden": "true" });
   const { share } = parse(name, limits);
-  const line = Array.from({ length: 49 }, (_, i) => `${(1 + i / 2).toFixed(1)},${(13 - 12 * share(i / 48)).toFixed(1)}`);
-  icon.append(make("polyline", { points: line.join(" ") }));
+  const corners = Array.from({ length: 49 }, (_, i) => `${(1 + i / 2).toFixed(1)},${(13 - 12 * share(i / 48)).toFixed(1)}`);
+  icon.append(make("polyline", { points: corners.join(" ") }));
   button.type = "button";
   button.append(icon, label);
   button.addEventListener("click", () => { take(name, { morph: true, write: true }); commit(); });
