@@ -59,7 +59,9 @@ const drawAxes = (most) => {
 };
 
 const drawHandles = (most) => {
+  const held = [...handleBox.children].indexOf(document.activeElement);
   while (handleBox.children.length > points.length) handleBox.lastChild.remove();
+  if (held >= points.length) focus(points.length - 1); // else the next key would reach nobody
   while (handleBox.children.length < points.length) {
     const handle = make("g", { class: "handle", role: "slider", tabindex: 0, "aria-valuemin": 0, "aria-valuemax": 100 });
     handle.append(make("circle", { class: "hit", r: 22 }), make("circle", { class: "halo", r: 12 }), make("circle", { class: "knob", r: 6.5 }));

@@ -140,9 +140,17 @@ def test_the_keyboard_draws_a_curve(editor):
     assert editor.text == "points:0,0;0.39,0.4;1,1"
     page.keyboard.press("Control+z")
     page.keyboard.press("Control+z")
+    editor.settle()
     assert len(editor.points) == 3
     page.keyboard.press("Control+y")
+    editor.settle()
     assert len(editor.points) == 4
+    page.locator(".handle").last.focus()
+    page.keyboard.press("Control+z")  # takes the held point away
+    editor.settle()
+    assert page.evaluate("document.activeElement.getAttribute('aria-label')") == "Point 3 of 3"
+    page.keyboard.press("Control+y")
+    editor.settle()
     labels = []
     page.locator(".handle").first.focus()
     for _ in range(3):
