@@ -8,7 +8,6 @@ import re
 from dataclasses import replace
 from html import unescape
 from html.parser import HTMLParser
-from xml.etree import ElementTree
 
 import numpy as np
 import pytest
@@ -16,7 +15,6 @@ from hypothesis import given
 from hypothesis import strategies as st
 from PIL import Image
 
-from aig import schedules
 from aig.ui import render
 
 HOSTILE = [
@@ -98,27 +96,6 @@ def test_escape_keeps_the_text_and_nothing_else(text):
     escaped = render.escape(text)
     assert unescape(escaped).replace("\r", "") == text.replace("\r", "") or "\0" in text
     assert not re.search(r"[<>\"'`$\\{}]", escaped)
-
-
-@pytest.mark.parametrize("schedule", [*schedules.PRESETS, "points:0,0;0.3,0.9;1,1", "constant_2.5", "power_0.01"])
-@pytest.mark.parametrize("steps", [1, 2, 16, 50])
-@pytest.mark.parametrize("closed", [False, True])
-def test_curve_has_a_dot_at_every_real_share(schedule, steps, closed):
-    parsed = schedules.parse(schedule)
-    figure = ElementTree.fromstring(render.curve(parsed, steps, closed=closed, cost="12 model rows"))
-    shares = schedules.weights(parsed, steps, closed=closed)
-    dots = figure.findall(".//circle")
-    top = max(1.0, *shares)
-    assert [float(dot.find("title").text.split(": ")[1]) for dot in dots] == pytest.approx(shares, abs=6e-4)
-    heights = [float(dot.get("cy")) for dot in dots]
-    base, tuned = (float(line.get("y1")) for line in figure.findall(".//line")[:2])
-    assert heights == pytest.approx([base + share * (tuned - base) for share in shares], abs=0.11)
-    assert 0 < tuned <= base < 148 and top >= 1
-    assert parsed.name in "".join(figure.itertext()) and "12 model rows" in "".join(figure.itertext())
-
-
-def test_a_curve_that_cannot_be_drawn_says_why():
-    assert "unknown <schedule>" in parse(render.no_curve("unknown <schedule>")).text
 
 
 @pytest.mark.parametrize(

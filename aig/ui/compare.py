@@ -9,7 +9,7 @@ from pathlib import Path
 
 import gradio as gr
 
-from aig import replay, schedules
+from aig import replay
 from aig.columns import MAX_EXTRA
 from aig.engine import MAX_WAITING, Engine, Update
 from aig.models import Model
@@ -26,7 +26,6 @@ EXAMPLES = (
     "a sad person with long hair",
     "",
 )
-PRESET_LABELS = {"step_0.6": "step 0.6", "sigmoid_12_0.5": "sigmoid", "constant_0.5": "constant", "draft": "tuned"}
 # Payloads reach the handlers as they came (preprocess=False), because the engine checks them all, and strictly. More
 # runs than the engine's own queue holds may enter, so that a full house is told so instead of waiting in silence.
 RUN = {"preprocess": False, "concurrency_id": "runs", "concurrency_limit": MAX_WAITING + 8}
@@ -80,13 +79,9 @@ def build(engine: Engine, app: gr.Blocks, recording: Sequence[Update] = ()) -> C
             viewer = (HERE / "viewer.js").read_text()
             gr.HTML((HERE / "viewer.html").read_text(), js_on_load=viewer, apply_default_css=False, elem_id="viewer")
         with gr.Column(elem_id="settings"):
-            drawing = gr.HTML(curve.draw(model, default), apply_default_css=False)
-            presets = [(PRESET_LABELS.get(name, name.replace("_", " ")), name) for name in schedules.PRESETS]
-            preset = gr.Radio(presets, value=default.schedule, label="Annealing schedule", elem_id="preset")
-            exponent = gr.Slider(0.25, 8, curve.exponent_of(default.schedule), step=0.25, label="Exponent", buttons=[])
-            with gr.Row(elem_classes="pair"):
-                schedule = gr.Textbox(default.schedule, label="Schedule as text", max_lines=1, elem_id="schedule")
-                closed = gr.Checkbox(default.closed, label="End at 1", elem_id="closed")
+            with gr.Column(elem_id="annealing"):
+                schedule = curve.editor(model, default)
+                closed = gr.Checkbox(default.closed, label="End at 1", elem_id="closed", container=False)
             reward = gr.Radio(
                 [(views.REWARDS.get(name, name).lower(), name) for name in model.tunings],
                 value=default.reward,
@@ -121,7 +116,11 @@ def build(engine: Engine, app: gr.Blocks, recording: Sequence[Update] = ()) -> C
     running = gr.on(
         [run.click, prompt.submit], runs.live, settings, shown, show_progress="hidden", api_visibility="private", **RUN
     )
-    stop.click(runs.stop, reached, shown, cancels=[running], **QUICK | {"preprocess": True})  # it fetches the state
+    # "Run on change": what the session still runs ends first. Without trigger_mode a curve let go meanwhile would be dropped.
+    rerunning = schedule.submit(
+        runs.again, settings, shown, show_progress="hidden", api_visibility="private", trigger_mode="multiple", **RUN
+    )
+    stop.click(runs.stop, reached, shown, cancels=[running, rerunning], **QUICK | {"preprocess": True})  # it fetches the state
     examples.click(example, examples, prompt, **QUICK)
     reward.input(lambda name: gr.update(**strengths(model, name)), reward, kl, **QUICK)
     dice.click(lambda: secrets.randbelow(1_000_000), None, seed, **QUICK)
@@ -131,19 +130,12 @@ def build(engine: Engine, app: gr.Blocks, recording: Sequence[Update] = ()) -> C
     relay.submit(runs.dropped, relay, [relay, *settings], **QUICK)
     stage.submit(runs.picture, reached, relay, **QUICK | {"preprocess": True})
 
-    # The schedule's text is what counts: preset and exponent write it, the preset follows it, and so does the exponent
-    # while someone types (not while someone drags it, it would be pulled back).
-    preset.input(curve.chosen, preset, [schedule, exponent], **QUICK)
-    exponent.input(curve.text_of, exponent, schedule, trigger_mode="always_last", **QUICK)
-    schedule.change(curve.preset_of, schedule, preset, **QUICK)
-    schedule.input(curve.exponent_of, schedule, exponent, **QUICK)
-
-    def redraw(*values: object) -> tuple[str, str]:
+    def described(*values: object) -> tuple[dict, str]:
         asked = replace(request_of(*values), prompt="", seed=default.seed)  # which change neither curve nor cost
-        return curve.draw(model, asked), added.note(model, asked)
+        return gr.update(facts=curve.facts(model, asked)), added.note(model, asked)
 
     changes = [control.change for control in settings if control not in (prompt, seed)]
-    gr.on(changes, redraw, settings, [drawing, note], trigger_mode="always_last", **QUICK)
+    gr.on(changes, described, settings, [schedule, note], trigger_mode="always_last", **QUICK)
 
     scores, picture = gr.JSON(label="scores", visible=False), gr.Image(label="grids", format="png", visible=False)
     gr.on([], runs.compare, settings, [scores, picture], api_name="compare", **RUN)

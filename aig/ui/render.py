@@ -13,8 +13,6 @@ from pathlib import Path
 import numpy as np
 from PIL import Image
 
-from aig.schedules import Schedule, weights
-
 # Gradio compiles HTML templates to JavaScript template literals, so the characters that mean something there are
 # written as entities too: a prompt is only ever text.
 _TEMPLATE_CHARACTERS = {ord(c): f"&#{ord(c)};" for c in "`$\\{}"}
@@ -58,69 +56,6 @@ def cells(url: str, images: int) -> np.ndarray:
     height, width = picture.shape[0] // rows, picture.shape[1] // columns
     grid = picture.reshape(rows, height, columns, width, 3).swapaxes(1, 2)
     return grid.reshape(-1, height, width, 3)[:images]
-
-
-# --- the annealing curve ---
-
-_WIDTH, _HEIGHT = 320, 148
-_LEFT, _RIGHT, _TOP, _BOTTOM = 40, 312, 10, 124
-
-
-def _frame(top: float) -> tuple[str, object]:
-    """Axes of the curve for shares in [0, top] and the function from (progress, share) to "x,y"."""
-
-    def at(progress: float, share: float) -> tuple[float, float]:
-        return _LEFT + progress * (_RIGHT - _LEFT), _BOTTOM - share / top * (_BOTTOM - _TOP)
-
-    def rule(share: float, name: str) -> str:
-        _, y = at(0, share)
-        return (
-            f'<line class="grid" x1="{_LEFT}" x2="{_RIGHT}" y1="{y:.1f}" y2="{y:.1f}"/>'
-            f'<text x="{_LEFT - 6}" y="{y + 4:.1f}" text-anchor="end">{name}</text>'
-        )
-
-    marks = rule(0, "base") + rule(1, "tuned") + (rule(top, f"{top:g}×") if top > 1 else "")
-    ends = (
-        f'<text x="{_LEFT}" y="{_HEIGHT - 6}">noise</text>'
-        f'<text x="{_RIGHT}" y="{_HEIGHT - 6}" text-anchor="end">image</text>'
-    )
-    return marks + ends, at
-
-
-def curve(schedule: Schedule, steps: int, *, closed: bool, cost: str) -> str:
-    """The schedule over denoising progress as an SVG figure: a dot at each real step's share, name and cost below."""
-    shares = weights(schedule, steps, closed=closed)
-    line = [(i / 200, schedule(i / 200)) for i in range(201)]
-    top = max(1.0, *(share for _, share in line), *shares)
-    axes, at = _frame(top)
-    path = " ".join(f"{x:.1f},{y:.1f}" for x, y in (at(*point) for point in line))
-    last = steps - 1 if closed else steps
-    radius = max(2.4, min(4.5, 90 / steps))
-    dots = ""
-    for i, share in enumerate(shares):
-        x, y = at(i / max(1, last), share)
-        dots += (
-            f'<circle class="dot" cx="{x:.1f}" cy="{y:.1f}" r="{radius:.1f}" style="--g:{min(1.0, share):.3f}">'
-            f"<title>step {i + 1}: {share:.3f}</title></circle>"
-        )
-    name = escape(schedule.name)
-    ends = f"{shares[0]:.2f} at the first of {steps} steps, {shares[-1]:.2f} at the last"
-    spoken = f"Share of the tuned model, schedule {name}: {ends}"
-    area = f"{_LEFT},{_BOTTOM} {path} {_RIGHT},{_BOTTOM}"
-    return (
-        f'<figure class="curve"><svg viewBox="0 0 {_WIDTH} {_HEIGHT}" role="img" aria-label="{spoken}">{axes}'
-        f'<polygon class="area" points="{area}"/><polyline class="share" points="{path}"/>{dots}</svg>'
-        f"<figcaption><b>{name}</b><span>{escape(cost)}</span></figcaption></figure>"
-    )
-
-
-def no_curve(problem: str) -> str:
-    """The empty axes and the one sentence that says why nothing is drawn."""
-    axes, _ = _frame(1.0)
-    return (
-        f'<figure class="curve"><svg viewBox="0 0 {_WIDTH} {_HEIGHT}" role="img" aria-label="No curve">{axes}</svg>'
-        f'<figcaption role="alert"><span class="wrong">{escape(problem)}</span></figcaption></figure>'
-    )
 
 
 # --- the stage: the sentence, the progress, the columns, the open attributes ---

@@ -85,6 +85,11 @@ class Runs:
                 view = views.ended(view, "Stopped")
                 yield render.stage(view), view, *READY
 
+    def again(self, client: gr.Request, *settings: object) -> Iterator[tuple]:
+        """Like ``live``, but ends what the session still runs."""
+        self.leave(client)
+        yield from self.live(client, *settings)
+
     def stop(self, view: render.Stage | None, client: gr.Request) -> tuple:
         """For the page: end the session's runs and leave the last stage standing."""
         self.leave(client)
