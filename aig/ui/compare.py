@@ -116,11 +116,13 @@ def build(engine: Engine, app: gr.Blocks, recording: Sequence[Update] = ()) -> C
     running = gr.on(
         [run.click, prompt.submit], runs.live, settings, shown, show_progress="hidden", api_visibility="private", **RUN
     )
-    # "Run on change": what the session still runs ends first. Without trigger_mode a curve let go meanwhile would be dropped.
+    # "Run on change": what the session still runs ends first. Without this trigger_mode a curve let go meanwhile
+    # would be dropped.
     rerunning = schedule.submit(
         runs.again, settings, shown, show_progress="hidden", api_visibility="private", trigger_mode="multiple", **RUN
     )
-    stop.click(runs.stop, reached, shown, cancels=[running, rerunning], **QUICK | {"preprocess": True})  # it fetches the state
+    ending = QUICK | {"preprocess": True}  # it fetches the state
+    stop.click(runs.stop, reached, shown, cancels=[running, rerunning], **ending)
     examples.click(example, examples, prompt, **QUICK)
     reward.input(lambda name: gr.update(**strengths(model, name)), reward, kl, **QUICK)
     dice.click(lambda: secrets.randbelow(1_000_000), None, seed, **QUICK)

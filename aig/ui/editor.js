@@ -64,7 +64,8 @@ const drawHandles = (most) => {
   if (held >= points.length) focus(points.length - 1); // else the next key would reach nobody
   while (handleBox.children.length < points.length) {
     const handle = make("g", { class: "handle", role: "slider", tabindex: 0, "aria-valuemin": 0, "aria-valuemax": 100 });
-    handle.append(make("circle", { class: "hit", r: 22 }), make("circle", { class: "halo", r: 12 }), make("circle", { class: "knob", r: 6.5 }));
+    const rings = Object.entries({ hit: 22, halo: 12, knob: 6.5 });
+    handle.append(...rings.map(([name, r]) => make("circle", { class: name, r })));
     const hint = make("title", {});
     hint.textContent = "Drag or use the arrow keys; double click or Delete removes, Enter adds another";
     handle.append(hint);
@@ -179,7 +180,8 @@ const tell = () => {
   find(".wrong").textContent = good === facts.drawn ? facts.problem : "";
   find(".cost").textContent = facts.cost;
   const shares = [schedule.share(progress[0]), schedule.share(progress.at(-1))].map((share) => share.toFixed(2));
-  plot.setAttribute("aria-label", `Share of the tuned model, ${name ?? "drawn curve"}: ${shares[0]} at the first of ${progress.length} steps, ${shares[1]} at the last`);
+  const ends = `${shares[0]} at the first of ${progress.length} steps, ${shares[1]} at the last`;
+  plot.setAttribute("aria-label", `Share of the tuned model, ${name ?? "drawn curve"}: ${ends}`);
 };
 
 // --- changes ---
@@ -376,7 +378,10 @@ const press = (event, index) => { // true if the key meant something to a point
 root.addEventListener("keydown", (event) => {
   if (event.target === field) return; // it has its own keys
   const index = [...handleBox.children].indexOf(event.target.closest(".handle"));
-  if (drag ? event.key === "Escape" && (drop(false), true) : turn(event) || (index >= 0 && press(event, index))) event.preventDefault();
+  let used = false;
+  if (!drag) used = turn(event) || (index >= 0 && press(event, index));
+  else if (event.key === "Escape") { drop(false); used = true; }
+  if (used) event.preventDefault();
 });
 handleBox.addEventListener("focusin", (event) => say(...points[[...handleBox.children].indexOf(event.target)] ?? [null]));
 handleBox.addEventListener("focusout", () => say(null));

@@ -1,7 +1,7 @@
 """``python -m tests.benchmarks.editor``: frame times while a point of the curve is dragged, at rest and during a run.
 
-The app runs as a process of its own with the embedded model; Chromium, without a GPU, shares the machine with it. A point is
-dragged for three seconds with a new mouse position in every frame; the page records its animation frames.
+The app runs as a process of its own with the embedded model; Chromium, without a GPU, shares the machine with it. A
+point is dragged for three seconds with a new mouse position in every frame; the page records its animation frames.
 """
 
 from __future__ import annotations

@@ -1,4 +1,4 @@
-"""The curve editor in a real browser: mouse, keys, touch, presets, text, hostile text, and the run that uses the curve."""
+"""The curve editor in a real browser: mouse, keys, touch, presets, hostile text, and the run that uses the curve."""
 
 from __future__ import annotations
 
@@ -234,7 +234,8 @@ def test_presets_do_not_morph_when_motion_is_unwelcome(app, browser):
     ("text", "name"),
     [
         ("points:0,0;1,1", "linear"), ("points:0,0;0.5,0.5;1,1;linear", "linear"), ("points:0,0;1,0", "base"),
-        ("points:0,1;0.3,1;1,1", "draft"), ("points:0,0.5;1,0.5", "constant_0.5"), ("points:0,0.3;1,0.3", "constant_0.3"),
+        ("points:0,1;0.3,1;1,1", "draft"), ("points:0,0.5;1,0.5", "constant_0.5"),
+        ("points:0,0.3;1,0.3", "constant_0.3"),
         ("points:0,0;0.5,0.25;1,1", "drawn curve"), ("power_1", "linear"), ("power_3.30", "power_3.3"),
     ],
 )  # fmt: skip
@@ -328,8 +329,10 @@ def test_the_cost_follows_the_curve_and_the_settings(editor):
 @pytest.mark.parametrize(
     "text",
     [
-        "<img src=x onerror=alert(1)>", "${alert(1)}", "`${alert(1)}`", "{{constructor}}", '"><script>alert(1)</script>',
-        "constructor", "__proto__", "points:0,0;${alert(1)},1;1,1", "x" * 1_000_000, "<img src=x onerror=alert(1)>" * 35_000,
+        "<img src=x onerror=alert(1)>", "${alert(1)}", "`${alert(1)}`", "{{constructor}}",
+        '"><script>alert(1)</script>',
+        "constructor", "__proto__", "points:0,0;${alert(1)},1;1,1", "x" * 1_000_000,
+        "<img src=x onerror=alert(1)>" * 35_000,
     ],
     ids=lambda text: text[:30],
 )  # fmt: skip
@@ -414,7 +417,7 @@ def test_a_finger_adds_moves_and_removes_points(phone):
     assert editor.text == "points:0,0;0.4,0.8;1,1"
     x, y = editor.at(0.4, 0.8)
     away = editor.at(0.6, 0.5)
-    swipe(phone, (x + 14, y - 12), (away[0] + 14, away[1] - 12))  # fingers are broad: the point comes along as it was held
+    swipe(phone, (x + 14, y - 12), (away[0] + 14, away[1] - 12))  # broad fingers: it comes as held
     assert editor.text == "points:0,0;0.6,0.5;1,1"
     for _ in range(2):
         phone.touchscreen.tap(*editor.at(0.6, 0.5))
@@ -481,8 +484,10 @@ def test_the_browser_and_the_server_compute_the_same_curves(page):
 def test_the_browser_and_the_server_refuse_the_same_texts(page):
     rng = random.Random(1)
     texts = [
-        "", "_", "power", "power_", "power_nan", "power_0", "power_101", "power_2_3", "power_1_0", "step_2", "step_-0.1",
-        "constant_3.1", "sigmoid_12", "sigmoid_0_0.5", "linear_2", "points:", "points:0,0", "points:0,0;1", "points:linear",
+        "", "_", "power", "power_", "power_nan", "power_0", "power_101", "power_2_3", "power_1_0", "step_2",
+        "step_-0.1",
+        "constant_3.1", "sigmoid_12", "sigmoid_0_0.5", "linear_2", "points:", "points:0,0", "points:0,0;1",
+        "points:linear",
         "points:0,0;1,2", "points:0.1,0;1,1", "points:0,0;0.5,0;0.5,1;1,1", "points:0,0;0.4,0;0.4001,1;1,1",
         "points:0,0;1,1;spline", "points:0,0;1,1; linear", "power_\uff12", "\ufefflinear", "power_1e999", "\u212aey",
         "points:" + "0,0;" * 400, "power_" + "1" * 41, "toString", "power_2\x00",
