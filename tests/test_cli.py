@@ -42,7 +42,7 @@ def test_columns_are_added_and_listed(tiny, tmp_path, capsys):
     assert cli.main(["compare", "a b", *asked]) == 0
     printed = capsys.readouterr().out
     assert "LoRA scale 0.5" in printed and "CoDe 2" in printed
-    assert export.settings_of(out.read_bytes())["columns"] == ["lora:0.5", "code:2"]
+    assert links.decode(export.settings_of(out.read_bytes())).columns == ("lora:0.5", "code:2")
     assert cli.main(["columns"]) == 0
     listed = capsys.readouterr().out
     for kind in columns.KINDS.values():

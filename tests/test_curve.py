@@ -7,7 +7,7 @@ import json
 import pytest
 
 from aig import schedules
-from aig.request import MAX_SCHEDULE, Request
+from aig.request import MAX_SCHEDULE, Request, cost
 from aig.ui import curve
 from tests.serving import tiny_model
 
@@ -31,8 +31,8 @@ def test_the_longest_curve_that_can_be_drawn_is_short_enough_to_run():
 @pytest.mark.parametrize("steps", [1, 4, 16])
 @pytest.mark.parametrize("closed", [False, True])
 def test_the_facts_of_a_good_request(pipe, lora_file, steps, closed):
-    facts = curve.facts(tiny_model(pipe, lora_file), Request(steps=steps, closed=closed))
-    rows = curve.cost(schedules.weights(schedules.parse("power_2"), steps, closed=closed), 9, 4.0)
+    request = Request(steps=steps, closed=closed, columns=("code:2",))
+    facts, rows = curve.facts(tiny_model(pipe, lora_file), request), cost(request)
     assert facts == {"steps": steps, "closed": closed, "cost": f"{rows:,} model rows", "drawn": True}
 
 

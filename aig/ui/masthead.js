@@ -11,7 +11,7 @@ element.addEventListener("click", (event) => {
 // Presenter mode: one class on the body, full screen where that is allowed. Escape leaves.
 const button = element.querySelector(".presenter-switch");
 const presenting = () => document.body.classList.contains("presenter");
-const nameSchedule = () => { element.querySelector(".schedule-name").textContent = document.querySelector("#schedule :is(input, textarea)")?.value ?? ""; };
+const nameSchedule = () => { element.querySelector(".schedule-name").textContent = document.querySelector("#schedule input[type=text]")?.value ?? ""; };
 const present = (on) => {
   document.body.classList.toggle("presenter", on);
   button.setAttribute("aria-pressed", on);

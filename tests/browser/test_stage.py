@@ -262,7 +262,7 @@ def said(page, text, kind="good"):
 def settings(page) -> dict:
     return {
         "prompt": page.input_value("#prompt :is(input, textarea)"),
-        "schedule": page.input_value("#schedule :is(input, textarea)"),
+        "schedule": page.input_value("#schedule input[type=text]"),
         "seed": page.input_value("#seeds input"),
         "steps": page.get_by_label("number input for Steps").input_value(),
         "images": page.get_by_label("number input for Images").input_value(),
@@ -279,7 +279,7 @@ CHOSEN = {
 
 def choose(page):
     page.fill("#prompt :is(input, textarea)", CHOSEN["prompt"])
-    page.fill("#schedule :is(input, textarea)", CHOSEN["schedule"])
+    page.fill("#schedule input[type=text]", CHOSEN["schedule"])
     page.fill("#seeds input", CHOSEN["seed"])
     page.check("#closed input")
     page.click("#kl label:has-text('2')")
