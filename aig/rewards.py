@@ -27,6 +27,7 @@ class Saturated(nn.Module):
         raise NotImplementedError
 
     def forward(self, images: torch.Tensor, prompts: Sequence[str]) -> torch.Tensor:
+        images = images.to(self.shift.device)
         return CEILING * torch.tanh((self.raw(images, prompts) - self.shift) / self.scale / CEILING)
 
 

@@ -9,6 +9,7 @@ from pathlib import Path
 import pytest
 
 from aig import schedules
+from aig.request import Request, cost
 from aig.ui import curve
 from tests.browser.driving import open_page, set_slider, state, watch
 
@@ -48,6 +49,7 @@ class Editor:
         self.settle()
 
     def drag(self, start: tuple[float, float], end: tuple[float, float], *, drop: bool = True) -> None:
+        self.page.locator(".editor .plot").scroll_into_view_if_needed()
         self.page.mouse.move(*self.at(*start))
         self.page.mouse.down()
         self.page.mouse.move(*self.at(*end), steps=5)
@@ -312,7 +314,7 @@ def test_a_dot_stands_at_the_share_of_every_real_step(editor, closed):
 
 def test_the_cost_follows_the_curve_and_the_settings(editor):
     def shown(text: str, images: int) -> None:
-        rows = curve.cost(schedules.weights(schedules.parse(text), 16), images, 4.0)
+        rows = cost(Request(schedule=text, images=images))
         editor.page.wait_for_function(
             "cost => document.querySelector('.editor .cost').textContent === cost", arg=f"{rows:,} model rows"
         )
