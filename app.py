@@ -3,8 +3,11 @@
 from __future__ import annotations
 
 import argparse
+import importlib.util
 import os
+import sys
 import tempfile
+from collections.abc import Sequence
 
 # Before gradio, diffusers and huggingface_hub are imported: no analytics, no downloads, no code from model folders.
 os.environ["GRADIO_ANALYTICS_ENABLED"] = "False"
@@ -14,8 +17,8 @@ os.environ.setdefault("GRADIO_TEMP_DIR", tempfile.mkdtemp(prefix="aig-"))  # the
 
 import gradio as gr  # noqa: E402
 
-from aig import models  # noqa: E402
-from aig.engine import Engine  # noqa: E402
+from aig import models, replay  # noqa: E402
+from aig.engine import Engine, Update  # noqa: E402
 from aig.ui import compare, theme  # noqa: E402
 
 DAY = 86_400  # seconds
@@ -33,8 +36,8 @@ LAUNCH = {
 }
 
 
-def build(engine: Engine) -> gr.Blocks:
-    """The whole app around a running engine, not launched yet."""
+def build(engine: Engine, recording: Sequence[Update] = ()) -> gr.Blocks:
+    """The whole app around a running engine, not launched yet; its page opens on the recorded run, if there is one."""
     with gr.Blocks(
         title="AIG Explorer",
         fill_width=True,
@@ -42,9 +45,18 @@ def build(engine: Engine) -> gr.Blocks:
         analytics_enabled=False,  # nobody is counted
     ) as app:
         gr.HTML(theme.masthead(), js_on_load=theme.masthead_script(), apply_default_css=False)
-        app.unload(compare.build(engine))
+        app.unload(compare.build(engine, app, recording))
     # A bounded queue, and no way around it: api_open would let REST calls skip it.
     return app.queue(max_size=64, api_open=False, default_concurrency_limit=8)
+
+
+def recorded() -> tuple[Update, ...]:
+    """The run that the page opens on; none, and a line in the log, when it does not fit the model."""
+    try:
+        return replay.load()
+    except ValueError as problem:
+        print(f"aig: {problem}", file=sys.stderr)
+        return ()
 
 
 def main() -> None:
@@ -52,13 +64,21 @@ def main() -> None:
     on_space = "SPACE_ID" in os.environ
     parser.add_argument("--host", default="0.0.0.0" if on_space else "127.0.0.1")
     parser.add_argument("--port", type=int, default=7860)
+    parser.add_argument("--mcp", action="store_true", help="offer the named endpoints as MCP tools too")
     arguments = parser.parse_args()
+    if arguments.mcp and importlib.util.find_spec("mcp") is None:
+        parser.exit(2, "aig: --mcp needs the package mcp, which is not installed: pip install 'gradio[mcp]'\n")
     try:
-        app = build(Engine(models.load))
+        app = build(Engine(models.load), recorded())
     except ValueError as problem:  # an asset is missing or broken
         parser.exit(2, f"aig: {problem}\n")
     app.launch(
-        server_name=arguments.host, server_port=arguments.port, theme=theme.theme(), head=theme.head(), **LAUNCH
+        server_name=arguments.host,
+        server_port=arguments.port,
+        mcp_server=arguments.mcp,
+        theme=theme.theme(),
+        head=theme.head(),
+        **LAUNCH,
     )
 
 

@@ -10,7 +10,7 @@ import sys
 from collections.abc import Sequence
 from pathlib import Path
 
-from aig import schedules
+from aig import columns, schedules
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
@@ -36,21 +36,31 @@ def parser() -> argparse.ArgumentParser:
     compare = commands.add_parser("compare", help="base, reward-tuned and AIG images of the same seeds, with scores")
     compare.set_defaults(run=run_compare)
     compare.add_argument("prompt", nargs="?", default="", help="empty: unconditional")
-    compare.add_argument("--out", type=Path, help="PNG with the three grids and the settings inside")
+    compare.add_argument("--out", type=Path, help="PNG with all grids and the settings inside")
     compare.add_argument("--json", action="store_true", help="print the scores as JSON")
     compare.add_argument("--schedule", help="base, draft, linear, power_P, step_F, constant_W, sigmoid_K_M, cosine or points:...")
+    compare.add_argument("--reward", help="that the tuned model was tuned on: preference or vivid")
     for name, kind in (("seed", int), ("images", int), ("steps", int), ("guidance", float), ("lora-scale", float), ("kl", float)):
         compare.add_argument(f"--{name}", type=kind)
     compare.add_argument("--closed", action="store_true", help="end the curve at 1: progress i/(T-1)")
+    compare.add_argument(
+        "--column", action="append", dest="columns", metavar="TEXT", help="one more column, see the command columns; up to 3"
+    )
 
     listing = commands.add_parser("schedules", help="the named schedules and their shares of the tuned model")
     listing.set_defaults(run=run_schedules)
     listing.add_argument("--steps", type=int, default=10)
+
+    kinds = commands.add_parser("columns", help="the columns that can be added, with rule, source and cost")
+    kinds.set_defaults(run=run_columns)
+
+    replay = commands.add_parser("replay", help="record the run that the page opens on, after the weights changed")
+    replay.set_defaults(run=run_replay)
     return top
 
 
 def run_compare(options: argparse.Namespace) -> None:
-    from aig import export, models
+    from aig import export, links, models
     from aig.engine import Engine
     from aig.request import Request
 
@@ -64,18 +74,18 @@ def run_compare(options: argparse.Namespace) -> None:
         if unknown:
             print(f"The model does not know: {', '.join(unknown)}", file=sys.stderr)
         for update in engine.stream(request):
-            print(f"\rstep {update.step} of {request.steps}", end="", file=sys.stderr, flush=True)
+            print(f"\rstep {update.step} of {update.steps or request.steps}", end="", file=sys.stderr, flush=True)
         print(f"\r{update.seconds:.1f} s, {update.rows} model rows", file=sys.stderr)
     finally:
         engine.close()
     if options.out:
         names = [column.name for column in update.scores.columns]
         captions = [
-            f"reward {column.rewards['preference'].value:+.2f}, held-out {column.rewards['held-out'].value:+.2f}\n"
+            ", ".join(f"{name} {interval.value:+.2f}" for name, interval in column.rewards.items()) + "\n"
             + (f"diversity {column.diversity.value:.3f}" if column.diversity else "one image")
             for column in update.scores.columns
         ]
-        export.write(options.out, export.grids(update.images, names, captions, dataclasses.asdict(request)))
+        export.write(options.out, export.grids(update.images, names, captions, links.encode(request)))
     if options.json:
         print(json.dumps({"request": dataclasses.asdict(request), "rows": update.rows, **update.scores.to_json()}))
     else:
@@ -88,6 +98,21 @@ def run_schedules(options: argparse.Namespace) -> None:
     for name in schedules.PRESETS:
         shares = schedules.weights(schedules.parse(name), options.steps)
         print(f"{name:16} " + " ".join(f"{share:.2f}" for share in shares))
+
+
+def run_columns(options: argparse.Namespace) -> None:
+    print("Model rows are per image at T steps with guidance; steps that another column takes too cost nothing.\n")
+    for kind in columns.KINDS.values():
+        print(f"{kind.form}  ({kind.choices})\n    {kind.rule}\n    costs {kind.cost}; {kind.source}; e.g. {', '.join(kind.examples)}")
+
+
+def run_replay(options: argparse.Namespace) -> None:
+    from aig import export, models, replay
+
+    content = replay.dump(replay.record(models.load), replay.digest())
+    replay.PLACE.parent.mkdir(exist_ok=True)
+    export.write(replay.PLACE, content.encode())
+    print(f"{replay.PLACE.name}: {len(content):,} bytes")
 
 
 if __name__ == "__main__":

@@ -8,6 +8,7 @@ share between threads, at the price of a copy of the weights. LoRA files are in 
 from __future__ import annotations
 
 import copy
+import functools
 import json
 import math
 import re
@@ -74,6 +75,30 @@ def fused(denoiser: nn.Module, lora: str | Path | Mapping[str, Tensor], scale: f
         weight = twin.get_parameter(f"{name}.weight")
         weight.copy_((weight.float() + increment.to(weight.device)).to(weight.dtype))
     return twin
+
+
+def blend(base: nn.Module, tuned: nn.Module) -> Callable[[float], Callable]:
+    """a -> the denoiser with the weights W_base + a * (W_tuned - W_base), which is the LoRA at scale a; exact at 0 and 1.
+
+    There is one further copy of what tuning changed, written in place whenever another a is called, so nothing is
+    allocated at a step. Equal a give the same function.
+    """
+    own = dict(base.named_parameters())
+    pairs = {name: (own[name].detach(), w.detach()) for name, w in tuned.named_parameters() if not torch.equal(own[name], w)}
+    kept = {id(w): w for name, w in tuned.named_parameters() if name not in pairs}
+    model = copy.deepcopy(tuned, kept).requires_grad_(False)
+    moving = [(model.get_parameter(name), *ends) for name, ends in pairs.items()]
+
+    @functools.cache
+    def at(a: float) -> Callable:
+        def call(*args, **kwargs):
+            for weight, start, end in moving:
+                torch.lerp(start, end, a, out=weight)
+            return model(*args, **kwargs)
+
+        return call
+
+    return at
 
 
 @torch.no_grad()

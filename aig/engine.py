@@ -8,20 +8,23 @@ from __future__ import annotations
 
 import threading
 from collections import deque
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from concurrent.futures import Future
 from dataclasses import dataclass, replace
+from functools import cache
 
 import numpy as np
 import torch
 
+from aig.adapters import blend, denoiser
+from aig.columns import Recipe
+from aig.controlled import best_of
 from aig.models import Model
-from aig.request import Request, checked
+from aig.request import Request, checked, cost, recipes
 from aig.sampling import Column, Frame, Stopped, sample
 from aig.scores import Scores, score
 
 MAX_WAITING = 16  # requests in the queue: a minute or two of patience on two cores
-NAMES = ("Base", "Reward-tuned", "AIG")
 
 
 class Busy(ValueError):
@@ -40,9 +43,10 @@ class Update:
     request: Request
     shares: tuple[float, ...]  # of the tuned model in the AIG column, at each step
     place: int = 0  # in the queue, 1 = next
-    step: int = 0
-    images: np.ndarray | None = None  # (columns, N, H, W, 3) uint8
-    scores: Scores | None = None
+    step: int = 0  # of all passes: each CoDe column is sampled in one of its own, after the others
+    steps: int = 0
+    images: np.ndarray | None = None  # (columns so far, N, H, W, 3) uint8
+    scores: Scores | None = None  # of the columns so far
     rows: int = 0  # model rows so far
     seconds: float = 0.0
     left: float | None = None  # seconds, estimated
@@ -94,8 +98,9 @@ class Stream:
 class Engine:
     """Loads a model in its worker thread and runs requests on it, one after the other."""
 
-    def __init__(self, load: Callable[[], Model], *, max_waiting: int = MAX_WAITING) -> None:
+    def __init__(self, load: Callable[[], Model], *, max_waiting: int = MAX_WAITING, preview_share: float = 0.06) -> None:
         self._max_waiting = max_waiting
+        self._preview_share = preview_share  # of the model's time; see sampling.sample
         self._ready: Future[Model] = Future()
         self._waiting: deque[Stream] = deque()
         self._changed = threading.Condition()
@@ -175,54 +180,82 @@ class Engine:
             del stream
 
     def _run(self, model: Model, stream: Stream) -> Update:
-        request, steps = stream.request, stream.request.steps
-        columns = [
-            Column(name=name, weights=weights)
-            for name, weights in zip(NAMES, ((0.0,) * steps, (1.0,) * steps, stream.shares), strict=True)
-        ]
-        stream._put(Update(state="running", request=request, shares=stream.shares), last=False)
+        request, plan = stream.request, recipes(stream.request)
+        together, alone = [r for r in plan if r.candidates == 1], [r for r in plan if r.candidates > 1]
+        total, steps, done = cost(request), request.steps * (1 + len(alone)), None
+        stream._put(Update(state="running", request=request, shares=stream.shares, steps=steps), last=False)
 
         def update(frame: Frame) -> Update:
+            titles = [recipe.title for recipe in plan[: len(frame.images)]]
             return Update(
-                state="done" if frame.final else "running",
+                state="done" if frame.step == steps else "running",
                 request=request,
                 shares=stream.shares,
                 step=frame.step,
+                steps=steps,
                 images=(frame.images * 255).round().byte().permute(0, 1, 3, 4, 2).contiguous().numpy(),
-                scores=judge(model, frame, request.prompt),
+                scores=judge(model, titles, frame, request),
                 rows=frame.rows,
                 seconds=frame.seconds,
-                left=frame.seconds / frame.step * (steps - frame.step),
+                left=frame.seconds / frame.rows * (total - frame.rows),
             )
 
-        final = sample(
-            model.pipe,
-            columns,
-            prompt=request.prompt,
-            seeds=list(request.seeds),
-            steps=steps,
-            guidance=request.guidance,
-            tuned=model.twin(request.kl, request.lora_scale),
-            on_frame=lambda frame: stream._put(update(frame), last=False),
-            stop=lambda: stream.closed or self._closed,
+        def show(frame: Frame) -> None:
+            stream._put(update(frame.beside(done) if done else frame), last=False)
+
+        asked = {
+            "prompt": request.prompt,
+            "seeds": list(request.seeds),
+            "steps": request.steps,
+            "guidance": request.guidance,
+            "tuned": model.twin(request.reward, request.kl, request.lora_scale),
+            "on_frame": show,
+            "stop": lambda: stream.closed or self._closed,
+            "preview_share": self._preview_share,
+        }
+        done = sample(model.pipe, _columns(model, request.reward, together), **asked)
+        for recipe in alone:
+            stream._put(update(done), last=False)
+            done = best_of(model.pipe, candidates=recipe.candidates, reward=model.rewards[request.reward], **asked).beside(done)
+        return replace(update(done), left=0.0)
+
+
+def _columns(model: Model, reward: str, together: list[Recipe]) -> list[Column]:
+    """Recipes with their tuned models: one for all steps, or one whose LoRA scale moves."""
+
+    @cache
+    def moving(kl: float) -> Callable[[float], Callable]:
+        return blend(denoiser(model.pipe), model.twin(reward, kl, 1.0))
+
+    columns = []
+    for recipe in together:
+        if recipe.steady:
+            scale = next((a for a, g in zip(recipe.scales, recipe.shares) if g), 0.0)
+            tuned = [model.twin(reward, recipe.kl, scale)] * len(recipe.shares)
+        else:
+            tuned = [moving(recipe.kl)(scale) for scale in recipe.scales]
+        columns.append(
+            Column(name=recipe.title, weights=recipe.shares, tuned=tuned, guided=recipe.guided, noise=recipe.noise)
         )
-        return replace(update(final), left=0.0)
+    return columns
 
 
 @torch.no_grad()
-def judge(model: Model, frame: Frame, prompt: str) -> Scores:
-    """Rewards, diversity and open attributes of a frame's columns."""
+def judge(model: Model, names: Sequence[str], frame: Frame, request: Request) -> Scores:
+    """The reward that tuning saw, the held-out one, diversity and open attributes of a frame's columns."""
     if not torch.isfinite(frame.images).all():
         raise FloatingPointError(f"the images of step {frame.step} are not finite")
     columns, n = frame.images.shape[:2]
     flat = frame.images.flatten(0, 1)
     features, classes = model.measure(flat)
-    rewards = {name: reward(flat, [prompt] * len(flat)).float().cpu() for name, reward in model.rewards.items()}
-    left_open = model.open_attributes(prompt)
+    shown = {name: model.rewards[name] for name in (request.reward, "held-out") if name in model.rewards}
+    rewards = {name: reward(flat, [request.prompt] * len(flat)).float().cpu() for name, reward in shown.items()}
+    left_open = model.open_attributes(request.prompt)
     return score(
-        NAMES,
+        names,
         features.float().unflatten(0, (columns, n)),
         {name: values.unflatten(0, (columns, n)) for name, values in rewards.items()},
         {name: classes[name].unflatten(0, (columns, n)) for name in left_open},
         model.values,
+        proxy=request.reward,
     )

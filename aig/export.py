@@ -3,18 +3,17 @@
 from __future__ import annotations
 
 import io
-import json
 import math
 import os
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from pathlib import Path
 
 import numpy as np
 from PIL import Image, ImageDraw, ImageFont
 from PIL.PngImagePlugin import PngInfo
 
-KEY = "aig"  # the PNG text chunk that holds the settings as JSON
-COLOURS = {"Base": "#0072b2", "Reward-tuned": "#d55e00", "AIG": "#009e73"}  # Okabe-Ito, as on the page
+KEY = "aig"  # the PNG text chunk that holds the settings as a link does
+COLOURS = ("#0072b2", "#d55e00", "#009e73", "#a8528a", "#a87400", "#15181d")  # of the columns, Okabe-Ito, as on the page
 CELL, GAP, MARGIN = 128, 4, 24
 
 
@@ -23,8 +22,8 @@ def side(images: int) -> int:
     return math.ceil(math.sqrt(images))
 
 
-def grids(images: np.ndarray, names: Sequence[str], captions: Sequence[str], settings: Mapping) -> bytes:
-    """(columns, N, H, W, 3) uint8 as one PNG: a titled, captioned grid a column; ``settings`` go into its text chunk."""
+def grids(images: np.ndarray, names: Sequence[str], captions: Sequence[str], link: str) -> bytes:
+    """(columns, N, H, W, 3) uint8 as one PNG: a titled, captioned grid a column; ``link`` goes into its text chunk."""
     columns, n = images.shape[:2]
     across = side(n)
     down = -(-n // across)
@@ -34,7 +33,7 @@ def grids(images: np.ndarray, names: Sequence[str], captions: Sequence[str], set
     pen, title, small = ImageDraw.Draw(sheet), ImageFont.load_default(22), ImageFont.load_default(14)
     for c, (name, caption) in enumerate(zip(names, captions, strict=True)):
         left = MARGIN + c * (width + MARGIN)
-        pen.text((left, 16), name, fill=COLOURS.get(name, "black"), font=title)
+        pen.text((left, 16), name, fill=COLOURS[c % len(COLOURS)], font=title)
         for k in range(n):
             cell = Image.fromarray(images[c, k])
             whole = CELL % cell.width == 0
@@ -43,18 +42,17 @@ def grids(images: np.ndarray, names: Sequence[str], captions: Sequence[str], set
         for i, line in enumerate(caption.splitlines()):
             pen.text((left, top + height + 8 + 18 * i), line, fill="#444444", font=small)
     info = PngInfo()
-    info.add_text(KEY, json.dumps(dict(settings), sort_keys=True))
+    info.add_text(KEY, link)
     buffer = io.BytesIO()
     sheet.save(buffer, "png", pnginfo=info)
     return buffer.getvalue()
 
 
-def settings_of(png: bytes) -> dict:
-    """The settings inside a picture made by ``grids``; ValueError when there are none."""
+def settings_of(png: bytes) -> str:
+    """The link inside a picture made by ``grids``; ValueError when there are none."""
     try:
-        text = Image.open(io.BytesIO(png)).text[KEY]
-        return json.loads(text)
-    except (OSError, AttributeError, KeyError, json.JSONDecodeError) as problem:
+        return Image.open(io.BytesIO(png)).text[KEY]
+    except (OSError, AttributeError, KeyError) as problem:
         raise ValueError("This picture holds no settings of a run.") from problem
 
 

@@ -17,7 +17,7 @@ from __future__ import annotations
 import functools
 import inspect
 import math
-from collections.abc import Hashable, Iterable, Iterator, Sequence
+from collections.abc import Callable, Hashable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 
@@ -26,8 +26,10 @@ from diffusers import DiffusionPipeline
 from diffusers.models.modeling_outputs import Transformer2DModelOutput
 from torch import Tensor, nn
 
-from aig import adapters
+from aig import adapters, plans
+from aig.plans import Part, Row
 
+TextChange = Callable[[int, Tensor], Tensor]
 
 @dataclass
 class Ledger:
@@ -56,48 +58,54 @@ def mix(base: Tensor | None, tuned: Tensor | None, g: Tensor) -> Tensor:
 def annealed(
     pipe: DiffusionPipeline,
     weights: Sequence | Tensor,
-    tuned: nn.Module | None = None,
+    tuned: nn.Module | Sequence[Sequence[Callable]] | None = None,
     *,
     groups: Sequence[Hashable] | None = None,
+    guided: Sequence[Sequence[bool]] | None = None,
+    texts: Sequence[TextChange | None] | None = None,
 ) -> Iterator[Ledger]:
     """For the duration of the ``with``, the pipeline's denoiser mixes the base and the tuned model by ``weights``.
 
     weights: the T shares g_i of the steps, or (T, B) for the B images of the pipeline's batch, each its own.
-    tuned:   the tuned denoiser; None for the LoRA loaded in the pipeline (the base is then the denoiser without it).
-             The prompt is encoded once, by the pipeline as it stands.
+    tuned:   the tuned denoiser, or (T, B) of them; None for the LoRA loaded in the pipeline (the base is then the
+             denoiser without it). The prompt is encoded once, by the pipeline as it stands.
     groups:  B labels; images with equal labels have the same prompt and the same noise throughout (a generator each).
-             Their trajectories are equal until their weights differ, and until then each model computes them once.
-    Yields the Ledger of the run. Raises ValueError when T or B do not fit the pipeline's call. One run at a time
-    on a pipeline.
+             Their trajectories are equal until their plans differ, and until then each model computes them once.
+    guided:  (T, B); where false, the branch without prompt takes over the other one's prediction and is not computed.
+    texts:   B functions (step, prompt embedding (L, D)) -> the embedding to use at that step; None leaves it.
+    Yields the Ledger of the run. Raises ValueError when T or B do not fit the pipeline's call or each other. One run at
+    a time on a pipeline.
     """
-    table = _table(weights, groups)  # (T, B)
-    images = len(table[0])
     denoiser = adapters.denoiser(pipe)
-    models = dict(zip(("base", "tuned"), adapters.pair(denoiser, tuned)))
+    several = isinstance(tuned, Sequence)
+    base, one = (denoiser.forward, None) if several else adapters.pair(denoiser, tuned)
+    table = _parts(_table(weights, groups), tuned if several else one, guided, texts)  # (T, B)
+    images = len(table[0])
     signature, before = inspect.signature(denoiser.forward), vars(denoiser).get("forward")
-    ledger = Ledger(leader=_leaders(range(images) if groups is None else groups))
+    ledger = Ledger(leader=plans.first(range(images) if groups is None else groups))
 
-    def predict(name: str, inputs: dict, wanted: list[bool]) -> Tensor | None:
-        """One model's output (rows, ...): every distinct row that is wanted once, the others arbitrary."""
-        leader = [c * images + b for c in range(len(wanted) // images) for b in ledger.leader]
-        asked = sorted({row for row, wants in zip(leader, wanted) if wants})
-        if not asked:
-            return None
-        ledger.rows[name] += len(asked)
-        output = models[name](**_select(inputs, asked, len(wanted)) | {"return_dict": False})[0]
-        place = {row: i for i, row in enumerate(asked)}
-        return output[[place.get(row, 0) for row in leader]]
+    def predict(name: str, inputs: dict, asked: list[Row | None]) -> Tensor | None:
+        """The predictions (rows, ...) that are asked for, each distinct one computed once, the others arbitrary."""
+        outputs: dict[Row, Tensor] = {}
+        for model in dict.fromkeys(row.tuned for row in asked if row):
+            mine = sorted({row for row in asked if row and row.tuned is model}, key=lambda row: row.row)
+            batch = _select(inputs, [row.row for row in mine], len(asked)) | {"return_dict": False}
+            outputs |= zip(mine, (model or base)(**batch)[0])
+        ledger.rows[name] += len(outputs)
+        any_ = next(iter(outputs.values()), None)
+        return torch.stack([outputs.get(row, any_) for row in asked]) if outputs else None
 
     @functools.wraps(denoiser.forward)
     def forward(*args, **kwargs):
         inputs = signature.bind(*args, **kwargs).arguments
         rows = len(next(iter(inputs.values())))  # classifier-free guidance lays them out as [uncond B, cond B]
-        g = table[step_of(pipe, inputs["timestep"], len(table))]
-        share = g * _branches(pipe, rows, images)
-        eps_base = predict("base", inputs, [s != 1 for s in share])
-        eps_tuned = predict("tuned", inputs, [s != 0 for s in share])
-        eps = mix(eps_base, eps_tuned, torch.tensor(share))
-        ledger.leader = _leaders(zip(ledger.leader, g))  # who was one and had the same share stays one
+        step = step_of(pipe, inputs["timestep"], len(table))
+        parts, branches = table[step], _branches(pipe, rows, images, exact=bool(guided or texts))
+        asked_base, asked_tuned = plans.evaluations(parts, ledger.leader, branches)
+        inputs = _retold(inputs, step, [part.text for part in parts])
+        eps_base, eps_tuned = predict("base", inputs, asked_base), predict("tuned", inputs, asked_tuned)
+        eps = mix(eps_base, eps_tuned, torch.tensor([part.share for part in parts] * branches))
+        ledger.leader = plans.parted(parts, ledger.leader, branches)
         return (eps,) if inputs.get("return_dict") is False else Transformer2DModelOutput(sample=eps)
 
     denoiser.forward = forward
@@ -138,18 +146,40 @@ def _table(weights: Sequence | Tensor, groups: Sequence | None) -> list[list[flo
     return table
 
 
-def _branches(pipe: DiffusionPipeline, rows: int, images: int) -> int:
+def _parts(
+    shares: list[list[float]],
+    tuned: Callable | Sequence[Sequence[Callable]],
+    guided: Sequence[Sequence[bool]] | None,
+    texts: Sequence[TextChange | None] | None,
+) -> list[list[Part]]:
+    """What each of B images does at each of T steps. ValueError when the tables differ in T or B."""
+    steps, images = len(shares), len(shares[0])
+    tuned = tuned if isinstance(tuned, Sequence) else [[tuned] * images] * steps
+    guided = [[True] * images] * steps if guided is None else guided
+    texts = [[None] * images if texts is None else texts] * steps
+    for name, given in (("tuned", tuned), ("guided", guided), ("texts", texts)):
+        if len(given) != steps or any(len(row) != images for row in given):
+            raise ValueError(f"{name} must fit the weights of {steps} steps and {images} images")
+    return [[Part(*each) for each in zip(*rows)] for rows in zip(shares, tuned, guided, texts)]
+
+
+def _branches(pipe: DiffusionPipeline, rows: int, images: int, *, exact: bool) -> int:
     """How many times a row of B weights repeats over the rows of this evaluation."""
     expected = 1 + bool(getattr(pipe, "do_classifier_free_guidance", False))
-    if images > 1 and rows != expected * images:
+    if (images > 1 or exact) and rows != expected * images:
         raise ValueError(f"there are weights for {images} images, but the pipeline runs {rows // expected}")
     return rows // images
 
 
-def _leaders(labels: Iterable[Hashable]) -> list[int]:
-    """For each label the index of its first occurrence."""
-    first: dict[Hashable, int] = {}
-    return [first.setdefault(label, b) for b, label in enumerate(labels)]
+def _retold(inputs: dict, step: int, texts: list[TextChange | None]) -> dict:
+    """The inputs with the changed prompt embeddings of this step, in the last branch, the one with the prompt."""
+    if not any(texts):
+        return inputs
+    embedding = inputs["encoder_hidden_states"].clone()  # (rows, L, D)
+    for prompted, change in zip(embedding[-len(texts) :], texts):
+        if change is not None:
+            prompted.copy_(change(step, prompted))
+    return inputs | {"encoder_hidden_states": embedding}
 
 
 def _select(value: object, asked: list[int], rows: int) -> object:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import hashlib
 import json
 import os
+import re
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from functools import lru_cache
@@ -27,9 +28,9 @@ class Model:
 
     name: str
     pipe: object  # diffusers.StableDiffusionPipeline
-    rewards: Mapping[str, Callable[..., torch.Tensor]]  # "preference" is the proxy, "held-out" the judge
-    kl: tuple[float, ...]  # coefficients for which a tuned LoRA exists, ascending
-    twin: Callable[[float, float], torch.nn.Module]  # (kl, LoRA scale) -> tuned denoiser
+    rewards: Mapping[str, Callable[..., torch.Tensor]]  # by name; "held-out" is the judge that no tuning saw
+    tunings: Mapping[str, tuple[float, ...]]  # reward that a LoRA was tuned on -> its KL coefficients, ascending
+    twin: Callable[[str, float, float], torch.nn.Module]  # (reward, kl, LoRA scale) -> tuned denoiser
     measure: Callable[[torch.Tensor], tuple[torch.Tensor, dict[str, torch.Tensor]]]  # -> features, class probabilities
     values: Mapping[str, tuple[str, ...]]  # attribute -> its values
     max_words: int
@@ -68,7 +69,7 @@ def verify(folder: Path) -> None:
             raise ValueError(f"The asset {folder.name}/{name} differs from its checksum; restore it from the repository.")
 
 
-def load(name: str = "portraits", *, assets: Path = ASSETS, kl_cache: int = 4) -> Model:
+def load(name: str = "portraits", *, assets: Path = ASSETS, kl_cache: int = 6) -> Model:
     """Load a model by name. ValueError names the choices, or the asset that is missing or corrupted."""
     if name not in CHOICES:
         raise ValueError(f"Unknown model {name!r}; choose one of: {', '.join(CHOICES)}.")
@@ -88,17 +89,20 @@ def load(name: str = "portraits", *, assets: Path = ASSETS, kl_cache: int = 4) -
     pipe.set_progress_bar_config(disable=True)
     for part in (pipe.unet, pipe.vae):
         packed(part.to(memory_format=torch.channels_last))
-    loras = {float(path.stem.rpartition("-")[2]): path for path in folder.glob("loras/preference-kl-*.safetensors")}
+    tunings: dict[str, tuple[float, ...]] = {}
+    for path in sorted(folder.glob("loras/*.safetensors")):
+        if found := re.fullmatch(r"(.+)-kl-([\d.]+)", path.stem):  # not the checkpoints on the way
+            tunings[found[1]] = tuple(sorted((*tunings.get(found[1], ()), float(found[2]))))
 
     @lru_cache(maxsize=kl_cache)
-    def twin(kl: float, scale: float) -> torch.nn.Module:
-        return fused(pipe.unet, loras[kl], scale)
+    def twin(reward: str, kl: float, scale: float) -> torch.nn.Module:
+        return fused(pipe.unet, folder / "loras" / f"{reward}-kl-{kl:g}.safetensors", scale)
 
     return Model(
         name=name,
         pipe=pipe,
         rewards=load_rewards(folder, place),
-        kl=tuple(sorted(loras)),
+        tunings=tunings,
         twin=twin,
         measure=load_ruler(folder, place),
         values=ATTRIBUTES,
@@ -140,11 +144,11 @@ def load_rewards(folder: Path, place: str = "cpu") -> dict[str, torch.nn.Module]
     """The rewards of an asset folder by name, differentiable in the images."""
     from safetensors.torch import load_file
 
-    from aig.world.preference import POPULATIONS, build
+    from aig.world.preference import build
 
     rewards = {}
-    for name in POPULATIONS:
-        reward = build(name)
-        reward.load_state_dict(load_file(folder / "rewards" / f"{name}.safetensors"))
+    for path in sorted(folder.glob("rewards/*.safetensors")):
+        name, reward = path.stem, build(path.stem)
+        reward.load_state_dict(load_file(path))
         rewards[name] = packed(reward.to(place, memory_format=torch.channels_last).eval().requires_grad_(False))
     return rewards

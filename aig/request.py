@@ -6,13 +6,13 @@ import math
 import re
 from dataclasses import dataclass
 
-from aig import schedules
+from aig import columns, schedules
+from aig.columns import MAX_EXTRA, MAX_LORA_SCALE, Extra, Recipe
 from aig.models import Model
 
 MAX_IMAGES = 16  # a column; a 4 x 4 grid is what a projector shows
 MAX_STEPS = 100  # more change nothing that one could see
 MAX_GUIDANCE = 20.0  # beyond it images burn out
-MAX_LORA_SCALE = 1.5  # a little extrapolation; more leaves the range in which the LoRA means anything
 MAX_SEED = 2**31 - 1  # what a 32-bit client can send
 MAX_PROMPT = 400  # characters; the words are counted as well
 MAX_SCHEDULE = 2_000  # characters: 64 drawn points
@@ -29,9 +29,15 @@ class Request:
     steps: int = 16  # denoising steps T, 1 to 100
     guidance: float = 4.0  # classifier-free guidance scale, 0 to 20; off up to 1
     schedule: str = "power_2"
+    reward: str = "preference"  # that the tuned model was tuned on, one of the model's
     lora_scale: float = 1.0  # of the tuned model, 0 to 1.5
     kl: float = 0.0  # coefficient with which the tuned model was trained, one of the model's
     closed: bool = False  # progress i/(T-1) instead of i/T, so that the last step is the tuned model's
+    columns: tuple[str, ...] = ()  # beside base, tuned and AIG, up to 3, in the forms of ``columns.parse``
+
+    def __post_init__(self) -> None:
+        if isinstance(self.columns, list):  # all that JSON knows
+            object.__setattr__(self, "columns", tuple(self.columns))
 
     @property
     def seeds(self) -> range:
@@ -58,19 +64,58 @@ def checked(request: Request, model: Model) -> tuple[float, ...]:
     if not isinstance(request.closed, bool):
         raise ValueError(f"The setting that ends the curve at 1 must be true or false, not {_shown(request.closed)}.")
     _number("KL coefficient", request.kl, 0.0, math.inf)
-    if request.kl not in model.kl:
-        raise ValueError(f"No model was tuned with KL coefficient {request.kl:g}; choose one of {', '.join(f'{kl:g}' for kl in model.kl)}.")
+    if not isinstance(request.reward, str) or request.reward not in model.tunings:
+        raise ValueError(f"No model was tuned on the reward {_shown(request.reward)}; choose one of: {', '.join(model.tunings)}.")
+    known = model.tunings[request.reward]
+    if request.kl not in known:
+        raise ValueError(f"No model was tuned with KL coefficient {request.kl:g}; choose one of {', '.join(f'{kl:g}' for kl in known)}.")
     if not isinstance(request.schedule, str):
         raise ValueError(f"The schedule must be text, not {type(request.schedule).__name__}.")
     if len(request.schedule) > MAX_SCHEDULE:
         raise ValueError(f"The schedule has {len(request.schedule)} characters; up to {MAX_SCHEDULE} are allowed.")
-    shares = schedules.weights(schedules.parse(request.schedule), request.steps, closed=request.closed)
-    rows = request.images * request.steps * 4 * (2 if request.guidance > 1 else 1)
-    if rows > MAX_ROWS:
+    for extra in _extras(request.columns):
+        if extra.kind == "kl" and extra.value not in known:
+            raise ValueError(f"No model was tuned for the column {extra.name}; choose one of {', '.join(f'kl:{kl:g}' for kl in known)}.")
+    if (rows := cost(request)) > MAX_ROWS:
         raise ValueError(
-            f"{request.images} images of {request.steps} steps need about {rows} model rows; up to {MAX_ROWS} are allowed."
+            f"{request.images} images of {request.steps} steps in {3 + len(request.columns)} columns need {rows} model rows; "
+            f"up to {MAX_ROWS} are allowed."
         )
-    return shares
+    return recipes(request)[2].shares
+
+
+def recipes(request: Request) -> tuple[Recipe, ...]:
+    """All columns of a request as numbers: base, tuned, AIG and the added ones. ValueError where there are none such."""
+    schedule = schedules.parse(request.schedule)
+    return columns.recipes(
+        _extras(request.columns),
+        schedules.weights(schedule, request.steps, closed=request.closed),
+        kl=request.kl,
+        scale=request.lora_scale,
+        closed=request.closed,
+        about=columns.short(schedule.name),
+    )
+
+
+def cost(request: Request) -> int:
+    """The model rows that a request will take: one image, one prompt branch, one evaluation each."""
+    return columns.cost(recipes(request), request.images, request.guidance)
+
+
+def _extras(texts: object) -> list[Extra]:
+    if not isinstance(texts, tuple) or len(texts) > MAX_EXTRA:
+        shown = f"{len(texts)} of them" if isinstance(texts, tuple) else _shown(texts)
+        raise ValueError(f"The added columns must be a list of up to {MAX_EXTRA} texts, not {shown}.")
+    for text in texts:
+        if not isinstance(text, str):
+            raise ValueError(f"A column must be text, not {_shown(text)}.")
+        if len(text) > MAX_SCHEDULE:
+            raise ValueError(f"A column's text has {len(text)} characters; up to {MAX_SCHEDULE} are allowed.")
+    extras = [columns.parse(text) for text in texts]
+    names = [extra.name for extra in extras]
+    if twice := [name for name in names if names.count(name) > 1]:
+        raise ValueError(f"The column {twice[0][:60]} was added twice.")
+    return extras
 
 
 def _whole(name: str, value: object, low: int, high: int) -> None:

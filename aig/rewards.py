@@ -14,11 +14,61 @@ Reward = Callable[[torch.Tensor, Sequence[str]], torch.Tensor]
 CEILING = 4.0  # rewards saturate: beyond what any drawing reaches there is little left to win by an attack
 
 
-class PreferenceReward(nn.Module):
+class Saturated(nn.Module):
+    """A reward whose ``raw`` scalar is shifted, scaled and saturated at +-``CEILING``; over drawings mean 0, variance 1."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.register_buffer("shift", torch.zeros(()))
+        self.register_buffer("scale", torch.ones(()))
+
+    def raw(self, images: torch.Tensor, prompts: Sequence[str]) -> torch.Tensor:
+        """The scalar (B,) before that, in its own unit."""
+        raise NotImplementedError
+
+    def forward(self, images: torch.Tensor, prompts: Sequence[str]) -> torch.Tensor:
+        images = images.to(self.shift.device)
+        return CEILING * torch.tanh((self.raw(images, prompts) - self.shift) / self.scale / CEILING)
+
+
+class Vivid(Saturated):
+    """Colourfulness M3 of Hasler and Suesstrunk (2003), with pixels in [0, 1] instead of [0, 255]."""
+
+    def raw(self, images: torch.Tensor, prompts: Sequence[str]) -> torch.Tensor:
+        r, g, b = images.flatten(2).unbind(1)
+        opponents = torch.stack([r - g, (r + g) / 2 - b])  # (2, B, H * W)
+        spread = (opponents.var(2, correction=0).sum(0) + 1e-8).sqrt()  # + 1e-8: a slope at grey images too
+        return spread + 0.3 * (opponents.mean(2).square().sum(0) + 1e-8).sqrt()
+
+
+class Compressible(Saturated):
+    """How few bits an image needs: minus the bits a pixel of a simplified JPEG, smooth in the pixels.
+
+    The bits of a coefficient of the 8x8 cosine transform are estimated as log2(1 + |c| / q), for a flat quantiser q.
+    """
+
+    QUANTISER = 8 / 255
+
+    def __init__(self) -> None:
+        super().__init__()
+        k, n = torch.arange(8.0).view(-1, 1), torch.arange(8.0)
+        basis = torch.cos(torch.pi * (2 * n + 1) * k / 16) / 2
+        basis[0] /= 2**0.5
+        self.register_buffer("basis", basis, persistent=False)  # (8, 8), orthonormal rows
+
+    def raw(self, images: torch.Tensor, prompts: Sequence[str]) -> torch.Tensor:
+        height, width = (side - side % 8 for side in images.shape[2:])
+        blocks = images[..., :height, :width].unflatten(3, (-1, 8)).unflatten(2, (-1, 8))  # (B, 3, H/8, 8, W/8, 8)
+        coefficients = torch.einsum("uy,bcjyix,vx->bcjiuv", self.basis, blocks, self.basis)
+        bits = torch.log2(1 + (coefficients.square() + 1e-8).sqrt() / self.QUANTISER)
+        return -bits.flatten(1).sum(1) / (height * width)
+
+
+class PreferenceReward(Saturated):
     """A Bradley-Terry model of simulated annotators, on pixels and the words of the prompt.
 
-    ``widths`` and ``kernel`` shape the image tower; the proxy and the held-out judge use different ones. The scalar is
-    ``a(image) + <b(image), words(prompt)>``, saturated at +-``CEILING``; over drawings it has mean 0 and unit variance.
+    ``widths`` and ``kernel`` shape the image tower; the proxy and the held-out judge use different ones. The raw scalar is
+    ``a(image) + <b(image), words(prompt)>``.
     """
 
     def __init__(self, vocabulary: Sequence[str], widths: tuple[int, ...], kernel: int) -> None:
@@ -31,8 +81,6 @@ class PreferenceReward(nn.Module):
         self.tower = nn.Sequential(*layers)
         self.head = nn.Sequential(nn.Linear(4 * widths[-1], 128), nn.SiLU(), nn.Linear(128, 1 + 64))
         self.words = nn.Embedding(len(vocabulary), 64)
-        self.register_buffer("shift", torch.zeros(()))
-        self.register_buffer("scale", torch.ones(()))
 
     def bag(self, prompts: Sequence[str]) -> torch.Tensor:
         """Prompts as counts of known words, (B, vocabulary)."""
@@ -46,11 +94,8 @@ class PreferenceReward(nn.Module):
         return counts
 
     def raw(self, images: torch.Tensor, prompts: Sequence[str]) -> torch.Tensor:
-        """The unsaturated scalar, which Bradley-Terry training fits."""
+        """The log odds that Bradley-Terry training fits."""
         x = images.mul(2).sub(1).contiguous(memory_format=torch.channels_last)
         x = nn.functional.adaptive_avg_pool2d(self.tower(x), 2).flatten(1)
         score, content = self.head(x).split([1, 64], dim=1)
         return score.squeeze(1) + (content * (self.bag(prompts) @ self.words.weight)).sum(1) / 8
-
-    def forward(self, images: torch.Tensor, prompts: Sequence[str]) -> torch.Tensor:
-        return CEILING * torch.tanh((self.raw(images, prompts) - self.shift) / self.scale / CEILING)

@@ -9,22 +9,26 @@ import functools
 import time
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import torch
 from diffusers import DiffusionPipeline
 from torch import Tensor, nn
 
+from aig import cads
 from aig.adapters import denoiser
 from aig.guidance import Ledger, annealed, step_of
 
 
 @dataclass(frozen=True, kw_only=True)
 class Column:
-    """One schedule to compare: its T shares of the tuned model."""
+    """One way to sample: its T shares of the tuned model, and what else may differ from step to step."""
 
     name: str
     weights: tuple[float, ...]
+    tuned: Sequence[Callable] | None = None  # its tuned denoiser at each step; None for the run's
+    guided: Sequence[bool] | None = None  # whether classifier-free guidance is on; None for always
+    noise: float = 0.0  # of CADS, on the prompt's embedding
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -37,6 +41,17 @@ class Frame:
     rows: int  # model rows so far: one image, one prompt branch, one evaluation each
     seconds: float
     final: bool
+
+    def beside(self, done: Frame) -> Frame:
+        """This moment of a second run together with the end of a first one, as one run."""
+        return replace(
+            self,
+            step=done.step + self.step,
+            steps=done.steps + self.steps,
+            images=torch.cat([done.images, self.images]),
+            rows=done.rows + self.rows,
+            seconds=done.seconds + self.seconds,
+        )
 
 
 class Stopped(Exception):
@@ -73,31 +88,31 @@ def sample(
     is left as it was in every case.
     """
     _check(columns, seeds, steps)
-    table = list(zip(*(column.weights for column in columns for _ in seeds)))  # (T, columns * N)
-    noises = [_noise(pipe, seed) for _ in columns for seed in seeds]
-    start, spent = time.perf_counter(), 0.0
+    images = [(column, seed) for column in columns for seed in seeds]
+    noises, start = [_noise(pipe, seed) for _, seed in images], time.perf_counter()
+    own = any(column.tuned for column in columns)
 
     def frame(step: int, latents: Tensor, final: bool) -> Frame:
-        images = _decode(pipe, latents, ledger).unflatten(0, (len(columns), len(seeds)))
+        pictures = decode(pipe, latents, ledger.leader).unflatten(0, (len(columns), len(seeds)))
         seconds = time.perf_counter() - start
-        return Frame(step=step, steps=steps, images=images, rows=ledger.total, seconds=seconds, final=final)
+        return Frame(step=step, steps=steps, images=pictures, rows=ledger.total, seconds=seconds, final=final)
 
-    def after_evaluation(output: Tensor, timestep: Tensor, latents: Tensor) -> None:
-        nonlocal spent
-        if stop is not None and stop():
-            pipe._interrupt = True
-            return
-        step, now = 1 + step_of(pipe, timestep, steps), time.perf_counter()
-        if on_frame is None or step == steps or spent > preview_share * (now - start - spent):
-            return
-        on_frame(frame(step, clean_latents(pipe.scheduler, output, timestep, latents), False))
-        spent += time.perf_counter() - now
+    def show(step: int, latents: Tensor) -> None:
+        on_frame(frame(step, latents, False))
 
+    see = previews(pipe, steps, on_frame and show, stop, preview_share)
     if stop is not None and stop():
         raise Stopped
     with (
-        annealed(pipe, table, tuned, groups=[*seeds] * len(columns)) as ledger,
-        _watched(pipe, after_evaluation),
+        annealed(
+            pipe,
+            list(zip(*(column.weights for column, _ in images))),  # (T, columns * N)
+            list(zip(*(column.tuned or [tuned] * steps for column, _ in images))) if own else tuned,
+            groups=[seed for _, seed in images],
+            guided=list(zip(*(column.guided or [True] * steps for column, _ in images))),
+            texts=[cads.change(column.noise, seed, steps) for column, seed in images],
+        ) as ledger,
+        watched(pipe, see),
     ):
         latents = pipe(
             prompt=[prompt] * len(noises),
@@ -109,9 +124,38 @@ def sample(
         ).images
         if pipe._interrupt:
             raise Stopped
+    finite(latents)
+    return frame(steps, latents, True)
+
+
+def previews(
+    pipe: DiffusionPipeline,
+    steps: int,
+    show: Callable[[int, Tensor], None] | None,
+    stop: Callable[[], bool] | None,
+    preview_share: float,
+) -> Callable[[Tensor, Tensor, Tensor], None]:
+    """For ``watched``: interrupts when asked to stop, else shows (step, clean latents) as often as the share allows."""
+    start, spent = time.perf_counter(), 0.0
+
+    def see(output: Tensor, timestep: Tensor, latents: Tensor) -> None:
+        nonlocal spent
+        if stop is not None and stop():
+            pipe._interrupt = True
+            return
+        step, now = 1 + step_of(pipe, timestep, steps), time.perf_counter()
+        if show is None or step == steps or spent > preview_share * (now - start - spent):
+            return
+        show(step, clean_latents(pipe.scheduler, output, timestep, latents))
+        spent += time.perf_counter() - now
+
+    return see
+
+
+def finite(latents: Tensor) -> None:
+    """FloatingPointError unless all numbers are finite."""
     if not torch.isfinite(latents).all():
         raise FloatingPointError("the final latents are not finite: a weight or the guidance scale is too large")
-    return frame(steps, latents, True)
 
 
 def clean_latents(scheduler: object, output: Tensor, timestep: Tensor | float, latents: Tensor) -> Tensor:
@@ -146,6 +190,9 @@ def _check(columns: Sequence[Column], seeds: Sequence[int], steps: int) -> None:
     for column in columns:
         if len(column.weights) != steps:
             raise ValueError(f"column {column.name!r} has {len(column.weights)} weights for {steps} steps")
+        for name in ("tuned", "guided"):
+            if (given := getattr(column, name)) is not None and len(given) != steps:
+                raise ValueError(f"column {column.name!r} has {len(given)} entries of {name} for {steps} steps")
 
 
 def _noise(pipe: DiffusionPipeline, seed: int) -> tuple[Tensor, torch.Generator]:
@@ -158,7 +205,7 @@ def _noise(pipe: DiffusionPipeline, seed: int) -> tuple[Tensor, torch.Generator]
 
 
 @contextmanager
-def _watched(pipe: DiffusionPipeline, see: Callable[[Tensor, Tensor, Tensor], None]) -> Iterator[None]:
+def watched(pipe: DiffusionPipeline, see: Callable[[Tensor, Tensor, Tensor], None]) -> Iterator[None]:
     """Shows ``see`` every (output, timestep, x_t) on its way into scheduler.step, after classifier-free guidance.
 
     The pipeline is silent meanwhile. Its scheduler.step, interrupt flag and progress bar return afterwards.
@@ -167,11 +214,11 @@ def _watched(pipe: DiffusionPipeline, see: Callable[[Tensor, Tensor, Tensor], No
     before = vars(pipe.scheduler).get("step")
 
     @functools.wraps(step)  # the pipeline looks at the signature to know whether to pass generators
-    def watched(model_output: Tensor, timestep: Tensor, sample: Tensor, **options):
+    def seen(model_output: Tensor, timestep: Tensor, sample: Tensor, **options):
         see(model_output, timestep, sample)
         return step(model_output, timestep, sample, **options)
 
-    pipe.scheduler.step = watched
+    pipe.scheduler.step = seen
     pipe._progress_bar_config = {**(bar or {}), "disable": True}
     try:
         yield
@@ -185,11 +232,11 @@ def _watched(pipe: DiffusionPipeline, see: Callable[[Tensor, Tensor, Tensor], No
         pipe._interrupt = False
 
 
-def _decode(pipe: DiffusionPipeline, latents: Tensor, ledger: Ledger) -> Tensor:
-    """Latents (B, C, h, w) as images (B, 3, H, W) in [0, 1], images that are still one decoded once."""
-    distinct = sorted(set(ledger.leader))
+def decode(pipe: DiffusionPipeline, latents: Tensor, leader: Sequence[int]) -> Tensor:
+    """Latents (B, C, h, w) as images (B, 3, H, W) in [0, 1]; those that are one by ``leader`` are decoded once."""
+    distinct = sorted(set(leader))
     config = pipe.vae.config
     z = latents[distinct] / config.scaling_factor + (getattr(config, "shift_factor", None) or 0.0)
     images = pipe.vae.decode(z.to(pipe.vae.dtype), return_dict=False)[0]
     images = (images.float() / 2 + 0.5).clamp(0, 1).cpu()
-    return images[[distinct.index(b) for b in ledger.leader]]
+    return images[[distinct.index(b) for b in leader]]

@@ -67,7 +67,7 @@ def parse(text: str) -> Schedule:
             share = _sigmoid(k, m)
         case _:
             raise _refused(text)
-    return Schedule("_".join([family, *map(_format, numbers)]), share)
+    return Schedule("_".join([family, *map(written, numbers)]), share)
 
 
 def weights(schedule: Schedule, steps: int, *, closed: bool = False) -> tuple[float, ...]:
@@ -107,7 +107,7 @@ def _drawn(plain: str, text: str) -> Schedule:
             f"the points of {_short(text)} must go from x = 0 to x = 1, each x at least {MIN_GAP} after the one "
             "before, with y from 0 to 1"
         )
-    name = "points:" + ";".join(f"{_format(x)},{_format(y)}" for x, y in points) + ";linear" * straight
+    name = "points:" + ";".join(f"{written(x)},{written(y)}" for x, y in points) + ";linear" * straight
     import numpy as np
 
     if straight:
@@ -119,16 +119,22 @@ def _drawn(plain: str, text: str) -> Schedule:
     return Schedule(name, lambda u: min(max(float(curve(u)), 0.0), 1.0))  # clipped against rounding only
 
 
-def _number(word: str, text: str) -> float:
+def number(word: str) -> float | None:
+    """The number that a word is, None unless it is one that is at least 0, written plainly."""
     word = word.strip()
-    if len(word) > 40 or not _NUMBER.fullmatch(word):
-        raise _refused(text)
-    return float(word)
+    return float(word) if len(word) <= 40 and _NUMBER.fullmatch(word) else None
 
 
-def _format(number: float) -> str:
+def written(number: float) -> str:
     """The shortest text that reads back as the same number, without a trailing ``.0``."""
     return repr(number).removesuffix(".0")
+
+
+def _number(word: str, text: str) -> float:
+    value = number(word)
+    if value is None:
+        raise _refused(text)
+    return value
 
 
 def _short(value: object) -> str:

@@ -12,6 +12,7 @@ from aig import intervals
 from aig.diversity import attribute_entropy, distances, value_shares, vendi
 from aig.intervals import Estimate, Interval
 
+PROXY = "preference"  # the reward that the models were tuned on
 TOO_FEW = "Too few images to tell."
 USELESS = 1.0  # a kept share whose interval is wider than this says nothing
 # Fewer images give no share of diversity. In simulations the 95% interval of a share that would be shown is right in
@@ -73,7 +74,7 @@ def score(
     rewards: Mapping[str, Tensor],
     classes: Mapping[str, Tensor],
     values: Mapping[str, Sequence[str]],
-    proxy: str = "preference",
+    proxy: str = PROXY,
 ) -> Scores:
     """Score C columns of N images each.
 
@@ -112,15 +113,16 @@ def score(
 
 
 def headline(estimates: Sequence[Mapping[str, Estimate]], proxy: str) -> str:
-    """What the last of three columns keeps of the diversity that the second lost and of the reward that it won.
+    """What the third column keeps of the diversity that the second lost and of the reward that it won.
 
-    Both against the first. A share is given only where the loss or gain is sure and the interval is useful.
+    Both against the first; further columns have no part in it. A share is given only where the loss or gain is sure and
+    the interval is useful.
     """
-    if len(estimates) != 3:
+    if len(estimates) < 3:
         return ""
     if "diversity" not in estimates[0]:
         return "Diversity needs at least two images."
-    base, tuned, aig = estimates
+    base, tuned, aig = estimates[:3]
     lost, won = base["diversity"] - tuned["diversity"], tuned[proxy] - base[proxy]
     enough = len(lost.left_out) >= ENOUGH
     diversity = _kept(aig["diversity"] - tuned["diversity"], lost) if enough else None

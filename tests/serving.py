@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from functools import lru_cache
 from pathlib import Path
@@ -12,14 +12,14 @@ import torch
 from diffusers import StableDiffusionPipeline
 
 from aig.adapters import fused
-from aig.engine import Engine
+from aig.engine import Engine, Update
 from aig.features import Ruler
 from aig.models import Model
 from aig.world.portraits import ATTRIBUTES
 
 
 def tiny_model(pipe: StableDiffusionPipeline, lora_file: Path, kl: tuple[float, ...] = (0.0, 0.5, 2.0)) -> Model:
-    """A Model of real classes: random weights, 16x16 images, brightness and redness as its rewards."""
+    """A Model of real classes: random weights, 16x16 images, brightness, contrast of channels and redness as its rewards."""
     torch.manual_seed(2)
     ruler = Ruler(ATTRIBUTES, widths=(8, 8, 8, 8)).eval()
 
@@ -33,10 +33,13 @@ def tiny_model(pipe: StableDiffusionPipeline, lora_file: Path, kl: tuple[float, 
         pipe=pipe,
         rewards={
             "preference": lambda images, prompts: images.mean(dim=(1, 2, 3)),
+            "vivid": lambda images, prompts: images.std(dim=1).mean(dim=(1, 2)),
             "held-out": lambda images, prompts: images[:, 0].mean(dim=(1, 2)),
         },
-        kl=kl,
-        twin=lru_cache(lambda coefficient, scale: fused(pipe.unet, lora_file, scale / (1 + coefficient))),
+        tunings={"preference": kl, "vivid": (0.0,)},
+        twin=lru_cache(
+            lambda reward, coefficient, scale: fused(pipe.unet, lora_file, scale / (1 + coefficient + (reward == "vivid")))
+        ),
         measure=measure,
         values=ATTRIBUTES,
         max_words=20,
@@ -56,13 +59,13 @@ def slowed(pipe: StableDiffusionPipeline, seconds: float) -> list[float]:
 
 
 @contextmanager
-def served(load: Callable[[], Model]) -> Iterator[str]:
-    """The address of the launched app."""
+def served(load: Callable[[], Model], recording: Sequence[Update] = ()) -> Iterator[str]:
+    """The address of the launched app, which opens on the recording."""
     import app  # here, because the engine's tests need no gradio
     from aig.ui import theme
 
     engine = Engine(load)
-    blocks = app.build(engine)
+    blocks = app.build(engine, recording)
     try:
         _, url, _ = blocks.launch(
             server_name="127.0.0.1",

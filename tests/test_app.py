@@ -2,8 +2,11 @@
 
 from __future__ import annotations
 
+import importlib.util
 import json
 import math
+import subprocess
+import sys
 import urllib.error
 import urllib.request
 from pathlib import Path
@@ -14,10 +17,10 @@ from gradio_client import Client
 from gradio_client.exceptions import AppError
 from PIL import Image
 
-from aig import export, schedules
+from aig import columns, export, links, schedules
 from aig.engine import Engine
-from aig.request import Request
-from aig.ui import compare, curve
+from aig.request import Request, cost
+from aig.ui import compare
 from tests.serving import served, slowed, tiny_model
 
 SMALL = {
@@ -27,6 +30,7 @@ SMALL = {
     "steps": 4,
     "guidance": 3.0,
     "schedule": "power_2",
+    "reward": "preference",
     "lora_scale": 1.0,
     "kl": 0.5,
 }
@@ -42,12 +46,13 @@ def app(make_pipe, lora_file):
         yield url, Client(url, verbose=False), calls
 
 
-def test_compare_returns_what_the_engine_computes_and_one_picture(app, make_pipe, lora_file):
+@pytest.mark.parametrize("added", [[], ["lora:0.5", "code:2", "step:0.6:unguided"]])
+def test_compare_returns_what_the_engine_computes_and_one_picture(app, make_pipe, lora_file, added):
     _, client, _ = app
-    scores, picture = client.predict(**SMALL, closed=True, api_name="/compare")
+    scores, picture = client.predict(**SMALL, closed=True, columns=added, api_name="/compare")
     engine = Engine(lambda: tiny_model(make_pipe(), lora_file))
     try:
-        *_, last = engine.stream(Request(**SMALL, closed=True))
+        *_, last = engine.stream(Request(**SMALL, closed=True, columns=added))
     finally:
         engine.close()
     expected = last.scores.to_json()
@@ -58,17 +63,33 @@ def test_compare_returns_what_the_engine_computes_and_one_picture(app, make_pipe
             name = "diversity" if one is column else "preference"
             assert one[name]["value"] == pytest.approx(other[name]["value"], abs=1e-6)
     content = Path(picture).read_bytes()
-    assert export.settings_of(content) == SMALL | {"closed": True}
+    assert links.decode(export.settings_of(content)) == Request(**SMALL | {"closed": True, "columns": added})
+    assert len(scores["columns"]) == 3 + len(added)
     width, height = Image.open(picture).size
-    assert width > 2.5 * height / 1.5 and np.asarray(Image.open(picture)).std() > 1
+    assert width > (3 + len(added)) * height / 1.8 and np.asarray(Image.open(picture)).std() > 1
 
 
 def test_the_defaults_are_those_of_the_engine(app):
     url, client, _ = app
     documented = client.view_api(return_format="dict")["named_endpoints"]
-    assert set(documented) == {"/compare", "/schedules"}
+    assert set(documented) == {"/compare", "/schedules", "/models", "/rewards", "/columns"}
     defaults = {p["parameter_name"]: p["parameter_default"] for p in documented["/compare"]["parameters"]}
     assert Request(**defaults) == Request(prompt=compare.EXAMPLES[0])
+
+
+def test_the_listings_say_what_may_be_asked(app):
+    _, client, _ = app
+    models, rewards = client.predict(api_name="/models"), client.predict(api_name="/rewards")
+    assert models["tiny"]["tunings"] == {"preference": [0, 0.5, 2], "vivid": [0]} and models["tiny"]["size"] == 16 and len(models["tiny"]["attributes"]) == 10
+    assert models["tiny"]["rewards"] == list(rewards) == ["preference", "vivid", "held-out"]
+    kinds = client.predict(steps=4, images=2, guidance=3.0, api_name="/columns")
+    assert list(kinds) == list(columns.KINDS)
+    for kind in kinds.values():
+        assert kind["rule"] and kind["source"] and kind["examples"]
+        for text, rows in kind["examples"].items():
+            assert columns.parse(text).name == text and rows >= 0
+    with pytest.raises(AppError, match="steps"):
+        client.predict(steps=0, images=2, guidance=3.0, api_name="/columns")
 
 
 def test_schedules_lists_every_preset_with_its_shares(app):
@@ -83,7 +104,7 @@ def test_schedules_lists_every_preset_with_its_shares(app):
 def test_the_announced_cost_is_the_cost(app, schedule, guidance):
     settings = SMALL | {"images": 2, "schedule": schedule, "guidance": guidance}
     scores, _ = app[1].predict(**settings, closed=False, api_name="/compare")
-    assert curve.cost(schedules.weights(schedules.parse(schedule), 4), 2, guidance) == scores["rows"]
+    assert cost(Request(**settings)) == scores["rows"]
 
 
 @pytest.mark.parametrize(
@@ -95,6 +116,8 @@ def test_the_announced_cost_is_the_cost(app, schedule, guidance):
         ("guidance", -1), ("guidance", 1e9), ("guidance", "4"), ("schedule", "power"),
         ("schedule", "power_-1"), ("schedule", 3), ("schedule", "points:" + "0,0;" * 900), ("lora_scale", 9),
         ("lora_scale", None), ("kl", 0.3), ("kl", True), ("closed", 1), ("closed", "yes"),
+        ("columns", None), ("columns", "lora:1"), ("columns", ["lora:9"]), ("columns", [None]), ("columns", ["<b>"]),
+        ("columns", ["lora:0.1", "lora:0.2", "lora:0.3", "lora:0.4"]), ("columns", ["code:2", "code:2.0"]),
         ("prompt", "<img src=x onerror=alert(1)>" * 20),
     ],
 )  # fmt: skip
@@ -128,12 +151,18 @@ def test_nothing_else_is_served(app, path):
 
 
 def test_no_call_skips_the_queue(app):
-    body = json.dumps({"data": [*SMALL.values(), False]}).encode()
+    body = json.dumps({"data": [*SMALL.values(), False, []]}).encode()
     for route in ("gradio_api/api/compare", "gradio_api/run/compare"):
         call = urllib.request.Request(f"{app[0]}/{route}", body, {"Content-Type": "application/json"})
         with pytest.raises(urllib.error.HTTPError) as refused:
             urllib.request.urlopen(call, timeout=10)
         assert 400 <= refused.value.code < 500
+
+
+@pytest.mark.skipif(importlib.util.find_spec("mcp") is not None, reason="mcp is installed")
+def test_mcp_without_its_package_is_one_sentence():
+    done = subprocess.run([sys.executable, "app.py", "--mcp"], capture_output=True, text=True)
+    assert done.returncode == 2 and "pip install 'gradio[mcp]'" in done.stderr and len(done.stderr.splitlines()) == 1
 
 
 def test_scores_are_plain_json_also_for_a_single_image(app):

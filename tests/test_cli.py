@@ -10,7 +10,8 @@ import numpy as np
 import pytest
 
 from aig import __main__ as cli
-from aig import export, models
+from aig import columns, export, links, models
+from aig.request import Request
 from tests.serving import tiny_model
 
 
@@ -23,8 +24,8 @@ def test_compare_writes_the_grids_with_their_settings_and_prints_a_table(tiny, t
     out = tmp_path / "grid.png"
     code = cli.main(["compare", "a b", "--images", "2", "--steps", "3", "--schedule", "linear", "--out", str(out)])
     assert code == 0
-    settings = export.settings_of(out.read_bytes())
-    assert settings["prompt"] == "a b" and settings["schedule"] == "linear" and settings["images"] == 2
+    settings = links.decode(export.settings_of(out.read_bytes()))
+    assert settings == Request(prompt="a b", images=2, steps=3, schedule="linear")
     assert "Reward-tuned" in capsys.readouterr().out
     assert list(tmp_path.iterdir()) == [out]
 
@@ -33,6 +34,19 @@ def test_json_is_the_only_thing_on_standard_output(tiny, capsys):
     assert cli.main(["compare", "a", "--images", "2", "--steps", "2", "--json"]) == 0
     printed = json.loads(capsys.readouterr().out)
     assert [column["name"] for column in printed["columns"]] == ["Base", "Reward-tuned", "AIG"]
+
+
+def test_columns_are_added_and_listed(tiny, tmp_path, capsys):
+    out = tmp_path / "grid.png"
+    asked = ["--column", "lora:0.5", "--column", "code:2", "--images", "2", "--steps", "3", "--out", str(out)]
+    assert cli.main(["compare", "a b", *asked]) == 0
+    printed = capsys.readouterr().out
+    assert "LoRA scale 0.5" in printed and "CoDe 2" in printed
+    assert links.decode(export.settings_of(out.read_bytes())).columns == ("lora:0.5", "code:2")
+    assert cli.main(["columns"]) == 0
+    listed = capsys.readouterr().out
+    for kind in columns.KINDS.values():
+        assert kind.form in listed and kind.rule in listed and kind.source in listed and kind.cost in listed
 
 
 @pytest.mark.parametrize(
@@ -45,6 +59,8 @@ def test_json_is_the_only_thing_on_standard_output(tiny, capsys):
         (["--lora-scale", "9"], "9"),
         (["--kl", "0.3"], "0.3"),
         (["--steps", "1000"], "1000"),
+        (["--column", "lora:9"], "lora:9"),
+        (["--column", "lora:0.5", "--column", "lora:.5"], "twice"),
         (["--out", "/nowhere/at/all/grid.png"], "nowhere"),
     ],
 )
@@ -68,7 +84,7 @@ def test_schedules_are_listed(capsys):
 
 
 def test_a_picture_without_settings_is_refused():
-    plain = export.grids(np.zeros((1, 1, 8, 8, 3), np.uint8), ["Base"], ["x"], {"a": 1})
-    assert export.settings_of(plain) == {"a": 1}
+    plain = export.grids(np.zeros((1, 1, 8, 8, 3), np.uint8), ["Base"], ["x"], "v1!seed=1")
+    assert export.settings_of(plain) == "v1!seed=1"
     with pytest.raises(ValueError, match="no settings"):
         export.settings_of(b"not a picture")

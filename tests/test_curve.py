@@ -1,47 +1,51 @@
-"""The schedule control: text, preset and exponent mean the same thing."""
+"""The schedule control: what the server says of a curve."""
 
 from __future__ import annotations
+
+import json
 
 import pytest
 
 from aig import schedules
-from aig.request import Request
+from aig.request import MAX_SCHEDULE, Request, cost
 from aig.ui import curve
 from tests.serving import tiny_model
 
 
-@pytest.mark.parametrize("name", schedules.PRESETS)
-def test_every_preset_is_recognised(name):
-    assert curve.preset_of(name) == name
+@pytest.mark.parametrize("text", [*schedules.PRESETS, "power_2.0", " POWER_1 ", "points:0,0;0.4,0.1;1,1;linear"])
+def test_what_parses_is_a_schedule(text):
+    assert curve.is_schedule(text)
+
+
+@pytest.mark.parametrize("text", ["nonsense", "", None, 7, ["linear"], "a" * 10**6, "power_2" + " " * MAX_SCHEDULE])
+def test_anything_else_is_none(text):
+    assert not curve.is_schedule(text)
+
+
+def test_the_longest_curve_that_can_be_drawn_is_short_enough_to_run():
+    points = [(i / 10_000, 0.1234) for i in range(1, 9_999, 160)][: schedules.MAX_POINTS - 2]
+    text = "points:" + ";".join(f"{x:.4f},{y}" for x, y in [(0, 0.1234), *points, (1, 0.1234)]) + ";linear"
+    assert text.count(",") == schedules.MAX_POINTS and curve.is_schedule(text)
+
+
+@pytest.mark.parametrize("steps", [1, 4, 16])
+@pytest.mark.parametrize("closed", [False, True])
+def test_the_facts_of_a_good_request(pipe, lora_file, steps, closed):
+    request = Request(steps=steps, closed=closed, columns=("code:2",))
+    facts, rows = curve.facts(tiny_model(pipe, lora_file), request), cost(request)
+    assert facts == {"steps": steps, "closed": closed, "cost": f"{rows:,} model rows", "drawn": True}
 
 
 @pytest.mark.parametrize(
-    ("text", "preset"),
+    ("change", "drawn"),
     [
-        ("power_2.0", "power_2"), (" POWER_1 ", "linear"), ("power_3", None), ("nonsense", None), (None, None), (7, None),
-        ("a" * 9999, None),
+        ({"schedule": "nonsense"}, False), ({"schedule": None}, False), ({"schedule": "x" * 10**6}, False),
+        ({"steps": None}, True), ({"images": "x"}, True), ({"guidance": None}, True), ({"closed": 1}, True),
+        ({"images": 16, "steps": 100}, True),
     ],
 )  # fmt: skip
-def test_preset_of_any_text(text, preset):
-    assert curve.preset_of(text) == preset
-
-
-@pytest.mark.parametrize("exponent", [0.25, 1, 1.75, 2, 8])
-def test_the_exponent_survives_the_round_trip_through_the_text(exponent):
-    assert curve.exponent_of(curve.text_of(exponent)) == exponent
-
-
-@pytest.mark.parametrize("text", ["sigmoid_12_0.5", "base", "nonsense", None])
-def test_other_schedules_leave_the_exponent_where_it_is(text):
-    assert curve.exponent_of(text) == curve.text_of(None)
-
-
-@pytest.mark.parametrize(
-    "change",
-    [{"schedule": "nonsense"}, {"schedule": None}, {"steps": None}, {"images": "x"}, {"guidance": None}, {"closed": 1}],
-)
-def test_what_cannot_be_drawn_is_said(pipe, lora_file, change):
-    model = tiny_model(pipe, lora_file)
-    assert "polyline" in curve.draw(model, Request())
-    drawing = curve.draw(model, Request(**change))
-    assert "polyline" not in drawing and 'role="alert"' in drawing
+def test_a_refusal_is_one_sentence_that_json_can_carry(pipe, lora_file, change, drawn):
+    facts = curve.facts(tiny_model(pipe, lora_file), Request(**change))
+    assert facts.keys() == {"problem", "drawn"} and facts["drawn"] is drawn
+    assert 10 < len(facts["problem"]) < 500 and "\n" not in facts["problem"]
+    json.dumps(facts)

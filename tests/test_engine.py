@@ -12,7 +12,7 @@ import numpy as np
 import pytest
 import torch
 
-from aig import engine as engines
+from aig.columns import NAMES
 from aig.engine import Busy, Engine, RunFailed
 from aig.request import Request
 from tests.serving import slowed, tiny_model
@@ -41,7 +41,7 @@ def test_a_run_ends_with_images_and_scores(engine):
     update = last(engine.stream(SMALL))
     assert update.state == "done" and update.step == 4 and update.left == 0
     assert update.images.shape == (3, 2, 16, 16, 3) and update.images.dtype == np.uint8
-    assert [c.name for c in update.scores.columns] == list(engines.NAMES)
+    assert [c.name for c in update.scores.columns] == list(NAMES)
     assert update.shares == (0, 1 / 16, 4 / 16, 9 / 16)
     assert (update.images[0] != update.images[1]).any()
 
@@ -53,7 +53,7 @@ def test_the_same_request_gives_the_same_bytes(engine):
 
 @pytest.mark.parametrize(
     "change",
-    [{"prompt": "c d"}, {"seed": 8}, {"guidance": 2.0}, {"schedule": "linear"}, {"lora_scale": 0.5}, {"kl": 2.0}, {"closed": True}, {"steps": 5}],
+    [{"prompt": "c d"}, {"seed": 8}, {"guidance": 2.0}, {"schedule": "linear"}, {"lora_scale": 0.5}, {"kl": 2.0}, {"reward": "vivid"}, {"closed": True}, {"steps": 5}, {"images": 3}, {"columns": ("lora:0.5",)}],
 )  # fmt: skip
 def test_every_setting_changes_the_pixels(engine, change):
     changed = dataclasses.replace(SMALL, **change)
@@ -67,9 +67,12 @@ BAD = {
     "steps": [None, False, 0, 101, 10**9, 2.5, -math.inf, "16"],
     "guidance": [None, True, -0.1, 20.1, math.nan, math.inf, "4", [4.0], 1e9],
     "schedule": [None, 2, True, "", "power_x", "power_nan", "power_-1", "step_2", "pow", "constant_9", "points:0,0", "p" * 10**6, ["linear"]],
+    "reward": [None, 1, "", "held-out", "beauty", ["vivid"], "\0"],
     "lora_scale": [None, True, -0.01, 1.51, math.nan, math.inf, "1", 1e9],
     "kl": [None, True, 0.25, -1, math.nan, math.inf, "0", 1e9],
     "closed": [None, 0, 1, "true", math.nan],
+    "columns": [None, 3, True, "lora:1", {"a": 1}, [None], [3], [[]], [["lora:1"]], ["lora:9"], ["lora:nan"], ["code:1"], ["<b>"], ["a\0"], ["\ud800"],
+                ["cads:1e9"], ["kl:0.25"], ["lora:1"] * 2, ["lora:0.1"] * 10**5, ["x" * 10**6], ["aig:points:" + "0,0;" * 400], ("step:0.5:x",)],
 }  # fmt: skip
 
 
@@ -88,6 +91,41 @@ def test_five_thousand_hostile_requests_never_reach_the_model(engine, model):
 def test_too_much_work_is_refused_before_the_queue(engine):
     with pytest.raises(ValueError, match="model rows"):
         engine.stream(Request(images=16, steps=100))
+
+
+def test_every_field_is_among_those_that_change_the_pixels():
+    changes = test_every_setting_changes_the_pixels.pytestmark[0].args[1]
+    assert {name for change in changes for name in change} == {field.name for field in dataclasses.fields(Request)}
+
+
+@pytest.mark.parametrize("columns", [("lora:0.5", "cads:0.1", "scheduled:power_2"), ("step:0.6:unguided", "code:2", "code:3")])
+def test_a_run_with_more_columns_stops_fails_and_leaves_nothing_behind(engine, model, columns):
+    reference, more = last(engine.stream(SMALL)).images, dataclasses.replace(SMALL, columns=columns)
+    calls = slowed(model.pipe, 0.02)
+    rng = random.Random(2)
+    for _ in range(6):
+        stream = engine.stream(dataclasses.replace(more, steps=8))
+        next(stream)
+        time.sleep(rng.uniform(0, 0.5))
+        stream.close()
+        before = len(calls)
+        time.sleep(0.4)
+        assert len(calls) - before <= 7  # the step in flight: the base and up to six tuned models
+    hook = model.pipe.vae.decoder.register_forward_pre_hook(lambda *_: 1 / 0)
+    with pytest.raises(RunFailed):
+        last(engine.stream(more))
+    hook.remove()
+    assert (last(engine.stream(SMALL)).images == reference).all()
+
+
+def test_previews_of_code_come_after_the_others_and_blank_nothing(engine):
+    counts, steps = [], []
+    for update in engine.stream(dataclasses.replace(SMALL, columns=("code:2", "lora:0.5"))):
+        if update.images is not None:
+            counts.append(len(update.images))
+            steps.append(update.step)
+            assert len(update.scores.columns) == len(update.images) and update.steps == 8
+    assert counts == sorted(counts) and counts[-1] == 5 and steps == sorted(steps)
 
 
 def test_closing_a_stream_ends_the_run_within_a_step(engine, model):

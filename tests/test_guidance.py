@@ -284,6 +284,49 @@ def test_what_does_not_fit_is_refused(pipe, twin, table, groups, message: str) -
     assert "forward" not in vars(pipe.unet)
 
 
+def test_every_image_may_have_its_own_model_at_every_step(pipe, twin, lora_file) -> None:
+    other, table = adapters.fused(pipe.unet, lora_file, 0.5), [0.0, 0.5, 1.0, 1.0, 0.3]
+    models = [[twin, other], [twin, other], [other, twin], [twin, twin], [other, other]]
+    with annealed(pipe, [[g, g] for g in table], models, groups=[0, 0]) as ledger:
+        together = run(pipe, 7, 7)
+    # base: one, one (two images until the tuned models part them), none, none, two; tuned: none, two, two, two, two
+    assert ledger.rows == {"base": 2 * (1 + 1 + 2), "tuned": 2 * (2 + 2 + 2 + 2)}
+    for b in (0, 1):
+        with annealed(pipe, [[g] for g in table], [[row[b]] for row in models]):
+            torch.testing.assert_close(run(pipe, 7)[0], together[b], atol=1e-4, rtol=1e-4)
+    assert (together[0] - together[1]).abs().max() > 1e-3
+
+
+def test_unguided_steps_cost_half_and_equal_a_call_without_guidance(pipe, twin) -> None:
+    with annealed(pipe, [1.0] * STEPS, twin, groups=[0], guided=[[False]] * STEPS) as ledger:
+        unguided = run(pipe, 1)
+    assert ledger.rows == {"base": 0, "tuned": STEPS}
+    with annealed(pipe, [1.0] * STEPS, twin):
+        torch.testing.assert_close(run(pipe, 1, scale=1.0), unguided, atol=1e-4, rtol=1e-4)
+
+
+def test_texts_change_what_the_prompted_branch_reads(pipe, twin) -> None:
+    """An embedding replaced by that of another prompt gives that prompt's picture, and only for its own image."""
+    other, _ = pipe.encode_prompt("a dog", "cpu", 1, False)
+    steps = []
+    with annealed(pipe, [[0.0] * 2] * STEPS, twin, texts=[None, lambda i, text: steps.append(i) or other[0]]):
+        cat, dog = run(pipe, 1, 1)
+    assert steps == list(range(STEPS))
+    expected = pipe("a dog", num_inference_steps=STEPS, guidance_scale=SCALE, latents=noise(1), output_type="latent").images
+    torch.testing.assert_close(dog, expected[0], atol=1e-4, rtol=1e-4)
+    torch.testing.assert_close(cat, run(pipe, 1)[0], atol=1e-4, rtol=1e-4)
+
+
+@pytest.mark.parametrize(
+    "misfit",
+    [{"guided": [[True]] * STEPS}, {"guided": [[True] * 2] * 3}, {"texts": [None]}, {"tuned": [[None] * 2]}, {"tuned": [[None]] * STEPS}],
+)
+def test_tables_that_do_not_fit_the_weights_are_refused(pipe, twin, misfit) -> None:
+    with pytest.raises(ValueError, match=f"{next(iter(misfit))} must fit the weights of {STEPS} steps and 2 images"):
+        with annealed(pipe, [[0.5] * 2] * STEPS, **{"tuned": twin} | misfit):
+            pass
+
+
 def test_a_tuned_model_is_needed(pipe) -> None:
     with pytest.raises(ValueError, match="no LoRA is loaded"), annealed(pipe, [0.5] * STEPS):
         pass

@@ -5,6 +5,7 @@ from __future__ import annotations
 import base64
 import io
 import re
+from dataclasses import replace
 from html import unescape
 from html.parser import HTMLParser
 from xml.etree import ElementTree
@@ -15,7 +16,6 @@ from hypothesis import given
 from hypothesis import strategies as st
 from PIL import Image
 
-from aig import schedules
 from aig.ui import render
 
 HOSTILE = [
@@ -28,7 +28,7 @@ HOSTILE = [
 class Tags(HTMLParser):
     """Collects the tags, attribute names and text of a fragment, and checks that every tag is closed in order."""
 
-    VOID = {"img", "br"}
+    VOID = {"img", "br", "input"}
 
     def __init__(self) -> None:
         super().__init__()
@@ -57,7 +57,7 @@ def parse(fragment: str) -> Tags:
 
 def a_stage(text: str, state: str = "done", picture: str = "data:image/png;base64,AA==") -> render.Stage:
     entropies = {"base": 0.97, "tuned": 0.2, "aig": 0.9}
-    bars = [render.Bar(kind=kind, shares={text: 0.6, "b": 0.4}, entropy=e) for kind, e in entropies.items()]
+    bars = [render.Bar(kind=kind, label=kind, shares={text: 0.6, "b": 0.4}, entropy=e) for kind, e in entropies.items()]
     columns = [
         render.Column(
             kind=kind,
@@ -99,27 +99,6 @@ def test_escape_keeps_the_text_and_nothing_else(text):
     assert not re.search(r"[<>\"'`$\\{}]", escaped)
 
 
-@pytest.mark.parametrize("schedule", [*schedules.PRESETS, "points:0,0;0.3,0.9;1,1", "constant_2.5", "power_0.01"])
-@pytest.mark.parametrize("steps", [1, 2, 16, 50])
-@pytest.mark.parametrize("closed", [False, True])
-def test_curve_has_a_dot_at_every_real_share(schedule, steps, closed):
-    parsed = schedules.parse(schedule)
-    figure = ElementTree.fromstring(render.curve(parsed, steps, closed=closed, cost="12 model rows"))
-    shares = schedules.weights(parsed, steps, closed=closed)
-    dots = figure.findall(".//circle")
-    top = max(1.0, *shares)
-    assert [float(dot.find("title").text.split(": ")[1]) for dot in dots] == pytest.approx(shares, abs=6e-4)
-    heights = [float(dot.get("cy")) for dot in dots]
-    base, tuned = (float(line.get("y1")) for line in figure.findall(".//line")[:2])
-    assert heights == pytest.approx([base + share * (tuned - base) for share in shares], abs=0.11)
-    assert 0 < tuned <= base < 148 and top >= 1
-    assert parsed.name in "".join(figure.itertext()) and "12 model rows" in "".join(figure.itertext())
-
-
-def test_a_curve_that_cannot_be_drawn_says_why():
-    assert "unknown <schedule>" in parse(render.no_curve("unknown <schedule>")).text
-
-
 @pytest.mark.parametrize(
     ("images", "expected"),
     [(1, (1, 1)), (2, (2, 1)), (4, (2, 2)), (5, (3, 2)), (7, (3, 3)), (9, (3, 3)), (12, (4, 3)), (16, (4, 4))],
@@ -156,6 +135,35 @@ def test_the_layout_does_not_depend_on_the_state():
 
     assert skeleton(a_stage("x", "running")) == skeleton(a_stage("x", "waiting"))
     assert "aspect-ratio:3/2" in render.stage(a_stage("x", "waiting", picture=""))
+
+
+def traced(points, shares=(0.0, 0.5, 1.0)) -> ElementTree.Element:
+    trace = render.Trace(steps=len(shares), shares=shares, points=points)
+    figure = re.search(r'<figure class="trace">.*?</figure>', render.stage(replace(a_stage("x"), trace=trace)))
+    return ElementTree.fromstring(figure[0])
+
+
+def places(figure, kind):
+    line = figure.find(f"./svg/polyline[@class='{kind}']")
+    return [tuple(map(float, place.split(","))) for place in line.get("points").split()]
+
+
+def test_the_trace_draws_every_column_to_scale_and_tells_it_in_words():
+    figure = traced(((1, (0.1, 0.2, 0.3)), (3, (0.8, 0.4, 0.7))))
+    share = places(figure, "g")
+    for kind, values in (("base", (0.1, 0.8)), ("tuned", (0.2, 0.4)), ("aig", (0.3, 0.7))):
+        line = places(figure, kind)
+        assert [x for x, _ in line] == [share[0][0], share[2][0]]
+        heights = [share[0][1] + value * (share[2][1] - share[0][1]) for value in values]
+        assert [y for _, y in line] == pytest.approx(heights, abs=0.11)
+    assert figure.find("svg").get("aria-label").endswith("at step 3 of 3: x 0.80, x 0.40, x 0.70")
+
+
+@pytest.mark.parametrize("points", [(), ((1, (None, None, None)),)])
+def test_a_trace_without_diversity_is_empty_and_as_large(points):
+    figure = traced(points, shares=(1.0,))
+    assert figure.find("./svg/polyline[@class='aig']") is None
+    assert figure.find("svg").get("viewBox") == traced(((1, (1.4, 0.2, 0.3)),)).find("svg").get("viewBox")
 
 
 def test_every_picture_has_an_alternative_text():

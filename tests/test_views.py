@@ -2,15 +2,19 @@
 
 from __future__ import annotations
 
+import dataclasses
+
 import numpy as np
 import pytest
 import torch
 
-from aig.engine import NAMES, Update
+from aig import export, links
+from aig.columns import NAMES
+from aig.engine import Update
 from aig.request import Request
 from aig.intervals import Interval
 from aig.scores import score
-from aig.ui import views
+from aig.ui import render, views
 
 REQUEST = Request(prompt="a person", images=4, steps=8, kl=0.5)
 
@@ -85,6 +89,16 @@ def test_a_finished_stage_shows_the_headline_and_the_scores():
     assert all(sum(bar.shares.values()) == pytest.approx(1) for bar in stage.attributes["hue"])
 
 
+def test_added_columns_are_blank_until_they_are_there():
+    asked = Request(prompt="a person", images=4, steps=8, columns=("code:2", "lora:0.5"))
+    update = dataclasses.replace(an_update("running"), request=asked, step=9, steps=16)
+    stage = views.shown(update)
+    assert [c.kind for c in stage.columns] == ["base", "tuned", "aig", "extra-1", "extra-2"]
+    assert [c.title for c in stage.columns[3:]] == ["LoRA scale 0.5", "CoDe 2"]
+    assert all(c.picture == "" and {m.value for m in c.metrics} == {"–"} for c in stage.columns[3:])
+    assert stage.status.startswith("Step 9 of 16") and len(stage.attributes["hue"]) == 3
+
+
 def test_one_image_has_no_diversity_and_says_what_it_needs():
     stage = views.shown(an_update("done", images=1))
     assert [m.note for m in stage.columns[0].metrics[2:]] == ["needs 2 images"] * 2
@@ -95,6 +109,28 @@ def test_a_stopped_stage_keeps_its_pictures():
     running = views.shown(an_update("running"), notice="a note")
     stopped = views.ended(running, "Stopped")
     assert stopped.columns == running.columns and stopped.notice == "a note" and stopped.state == "stopped"
+
+
+def test_the_trace_holds_every_shown_step_once_and_begins_anew():
+    first, last = an_update("running"), an_update("done")
+    trace = views.longer(views.longer(views.longer(render.Trace(), first), first), last)
+    assert [step for step, _ in trace.points] == [2, 8] and trace.steps == 8
+    assert trace.points[1][1] == tuple(column.diversity.value for column in last.scores.columns)
+    assert views.longer(trace, Update(state="running", request=REQUEST, shares=())).points == ()
+    assert views.longer(render.Trace(), an_update("done", images=1)).points == ((8, (None, None, None)),)
+
+
+def test_a_picture_of_a_stage_holds_its_pixels_and_its_settings():
+    update = an_update("done")
+    stage = views.shown(update)
+    assert links.decode(export.settings_of(views.picture(stage))) == update.request
+    for column, images in zip(stage.columns, update.images, strict=True):
+        assert np.array_equal(render.cells(column.picture, 4), images)
+
+
+def test_a_recorded_run_is_marked_and_has_a_growing_trace():
+    stages = views.replayed([an_update("running"), an_update("done")])
+    assert all(stage.recorded for stage in stages) and [len(stage.trace.points) for stage in stages] == [1, 2]
 
 
 def test_unknown_words_are_named_up_to_a_bound():

@@ -3,28 +3,29 @@
 from __future__ import annotations
 
 import secrets
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import replace
 from pathlib import Path
 
 import gradio as gr
 
-from aig import schedules
-from aig.engine import MAX_WAITING, Engine
+from aig import replay
+from aig.columns import MAX_EXTRA
+from aig.engine import MAX_WAITING, Engine, Update
+from aig.models import Model
 from aig.request import MAX_IMAGES, MAX_LORA_SCALE, Request
-from aig.ui import curve, render, views
-from aig.ui.runs import Runs, schedules_api
+from aig.ui import added, api, curve, render, views
+from aig.ui.runs import Runs, request_of
 
 HERE = Path(__file__).parent
 EXAMPLES = (
-    "a person with glasses",
+    replay.PROMPT,
     "an avataaars portrait",
     "a robot on a yellow background",
     "a micah portrait with red hair",
     "a sad person with long hair",
     "",
 )
-PRESET_LABELS = {"step_0.6": "step 0.6", "sigmoid_12_0.5": "sigmoid", "constant_0.5": "constant", "draft": "tuned"}
 # Payloads reach the handlers as they came (preprocess=False), because the engine checks them all, and strictly. More
 # runs than the engine's own queue holds may enter, so that a full house is told so instead of waiting in silence.
 RUN = {"preprocess": False, "concurrency_id": "runs", "concurrency_limit": MAX_WAITING + 8}
@@ -37,13 +38,25 @@ def example(index: object) -> str | dict:
     return EXAMPLES[index] if known else gr.skip()
 
 
-def build(engine: Engine) -> Callable[[gr.Request], None]:
-    """Lay out the page inside the current ``gr.Blocks`` and connect it to the engine.
+def strengths(model: Model, reward: object) -> dict:
+    """The settings of the KL control for a reward; unknown ones show what the first reward has."""
+    known = model.tunings.get(reward if isinstance(reward, str) else "", next(iter(model.tunings.values())))
+    return {
+        "choices": [(f"{value:g}", value) for value in known],
+        "value": known[0],
+        "info": None if len(known) > 1 else "This model was tuned at one strength only.",
+        "interactive": len(known) > 1,
+    }
+
+
+def build(engine: Engine, app: gr.Blocks, recording: Sequence[Update] = ()) -> Callable[[gr.Request], None]:
+    """Lay out the page inside the current ``gr.Blocks`` and connect it to the engine; it opens on the recording.
 
     Returns what to do when a browser tab closes: end its runs.
     """
-    model, runs = engine.model, Runs(engine)
-    default = Request(prompt=EXAMPLES[0], kl=model.kl[0])
+    model, runs = engine.model, Runs(engine, recording)
+    default = replay.opening(model.tunings)
+    first = runs.recorded[0] if runs.recorded else views.idle(default)
 
     with gr.Row(elem_id="compare"):
         with gr.Column(elem_id="ask"):
@@ -60,25 +73,35 @@ def build(engine: Engine) -> Callable[[gr.Request], None]:
                 stop = gr.Button("Stop", variant="stop", elem_id="stop", interactive=False)
         with gr.Column(elem_id="stage"):
             script = (HERE / "compare.js").read_text()
-            stage = gr.HTML(render.stage(views.idle(default)), js_on_load=script, apply_default_css=False)
+            stage = gr.HTML(render.stage(first), js_on_load=script, apply_default_css=False)
+            relay = gr.HTML({}, html_template=(HERE / "share.html").read_text(), js_on_load=(HERE / "share.js").read_text(),
+                            apply_default_css=False, elem_id="relay")
+            viewer = (HERE / "viewer.js").read_text()
+            gr.HTML((HERE / "viewer.html").read_text(), js_on_load=viewer, apply_default_css=False, elem_id="viewer")
         with gr.Column(elem_id="settings"):
-            drawing = gr.HTML(curve.draw(model, default), apply_default_css=False)
-            presets = [(PRESET_LABELS.get(name, name.replace("_", " ")), name) for name in schedules.PRESETS]
-            preset = gr.Radio(presets, value=default.schedule, label="Annealing schedule", elem_id="preset")
-            exponent = gr.Slider(0.25, 8, curve.exponent_of(default.schedule), step=0.25, label="Exponent", buttons=[])
-            with gr.Row(elem_classes="pair"):
-                schedule = gr.Textbox(default.schedule, label="Schedule as text", max_lines=1, elem_id="schedule")
-                closed = gr.Checkbox(default.closed, label="End at 1", elem_id="closed")
-            lora_scale = gr.Slider(0, MAX_LORA_SCALE, default.lora_scale, step=0.05, label="LoRA scale", buttons=[])
-            several = len(model.kl) > 1
-            kl = gr.Radio(
-                [(f"{value:g}", value) for value in model.kl],
-                value=default.kl,
-                label="KL strength in training",
-                info=None if several else "This model was tuned at one strength only.",
-                interactive=several,
-                elem_id="kl",
+            with gr.Column(elem_id="annealing"):
+                schedule = curve.editor(model, default)
+                closed = gr.Checkbox(default.closed, label="End at 1", elem_id="closed", container=False)
+            reward = gr.Radio(
+                [(views.REWARDS.get(name, name).lower(), name) for name in model.tunings],
+                value=default.reward,
+                label="Tuned on",
+                visible=len(model.tunings) > 1,
+                elem_id="reward",
             )
+            lora_scale = gr.Slider(0, MAX_LORA_SCALE, default.lora_scale, step=0.05, label="LoRA scale", buttons=[])
+            kl = gr.Radio(label="KL strength in training", elem_id="kl", **strengths(model, default.reward))
+            columns = gr.Dropdown(
+                added.choices(model, default),
+                value=[],
+                multiselect=True,
+                max_choices=MAX_EXTRA,
+                allow_custom_value=True,
+                label="Add columns",
+                info=added.HINT,
+                elem_id="columns",
+            )
+            note = gr.HTML(apply_default_css=False, elem_id="added")
             with gr.Row(elem_id="seeds"):
                 seed = gr.Number(default.seed, label="Seed", precision=0)
                 dice = gr.Button("Roll a new seed", elem_id="dice")
@@ -87,32 +110,37 @@ def build(engine: Engine) -> Callable[[gr.Request], None]:
                 steps = gr.Slider(4, 50, default.steps, step=1, precision=0, label="Steps", buttons=[])
             guidance = gr.Slider(1, 10, default.guidance, step=0.5, label="Guidance", buttons=[])
 
-    settings = [prompt, seed, images, steps, guidance, schedule, lora_scale, kl, closed]  # the order of runs.FIELDS
+    settings = [prompt, seed, images, steps, guidance, schedule, reward, lora_scale, kl, closed, columns]  # as runs.FIELDS
     reached = gr.State()  # the last stage shown, which Stop leaves standing
     shown = [stage, reached, run, stop]
     running = gr.on(
         [run.click, prompt.submit], runs.live, settings, shown, show_progress="hidden", api_visibility="private", **RUN
     )
-    stop.click(runs.stop, reached, shown, cancels=[running], **QUICK | {"preprocess": True})  # it fetches the state
+    # "Run on change": what the session still runs ends first. Without this trigger_mode a curve let go meanwhile
+    # would be dropped.
+    rerunning = schedule.submit(
+        runs.again, settings, shown, show_progress="hidden", api_visibility="private", trigger_mode="multiple", **RUN
+    )
+    ending = QUICK | {"preprocess": True}  # it fetches the state
+    stop.click(runs.stop, reached, shown, cancels=[running, rerunning], **ending)
     examples.click(example, examples, prompt, **QUICK)
+    reward.input(lambda name: gr.update(**strengths(model, name)), reward, kl, **QUICK)
     dice.click(lambda: secrets.randbelow(1_000_000), None, seed, **QUICK)
 
-    # The schedule's text is what counts: preset and exponent write it, the preset follows it, and so does the exponent
-    # while someone types (not while someone drags it, it would be pulled back).
-    preset.input(curve.chosen, preset, [schedule, exponent], **QUICK)
-    exponent.input(curve.text_of, exponent, schedule, trigger_mode="always_last", **QUICK)
-    schedule.change(curve.preset_of, schedule, preset, **QUICK)
-    schedule.input(curve.exponent_of, schedule, exponent, **QUICK)
+    # Links and pictures: what the page is told goes through ``relay``.
+    app.load(runs.opened, None, [stage, relay, *settings], **QUICK)
+    relay.submit(runs.dropped, relay, [relay, *settings], **QUICK)
+    stage.submit(runs.picture, reached, relay, **QUICK | {"preprocess": True})
 
-    def redraw(text: str, steps: int, closed: bool, images: int, guidance: float) -> str:
-        asked = replace(default, schedule=text, steps=steps, closed=closed, images=images, guidance=guidance)
-        return curve.draw(model, asked)
+    def described(*values: object) -> tuple[dict, str]:
+        asked = replace(request_of(*values), prompt="", seed=default.seed)  # which change neither curve nor cost
+        return gr.update(facts=curve.facts(model, asked)), added.note(model, asked)
 
-    drawn = [schedule, steps, closed, images, guidance]
-    changes = [control.change for control in drawn]
-    gr.on(changes, redraw, drawn, drawing, trigger_mode="always_last", **QUICK)
+    changes = [control.change for control in settings if control not in (prompt, seed)]
+    gr.on(changes, described, settings, [schedule, note], trigger_mode="always_last", **QUICK)
 
     scores, picture = gr.JSON(label="scores", visible=False), gr.Image(label="grids", format="png", visible=False)
     gr.on([], runs.compare, settings, [scores, picture], api_name="compare", **RUN)
-    gr.api(schedules_api, api_name="schedules")
+    for name, listing in api.listings(model).items():
+        gr.api(listing, api_name=name)
     return runs.leave

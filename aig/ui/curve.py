@@ -1,62 +1,54 @@
-"""The schedule control: one text, and what follows from it: a drawing, a cost, a preset, an exponent."""
+"""The schedule control: a text, the curve editor that draws it, and what only the server can say of it."""
 
 from __future__ import annotations
+
+from pathlib import Path
 
 import gradio as gr
 
 from aig import schedules
-from aig.request import MAX_SCHEDULE, Request, checked
 from aig.models import Model
-from aig.ui import render
+from aig.request import MAX_SCHEDULE, Request, checked, cost
+
+HERE = Path(__file__).parent
+LABELS = {"step_0.6": "step 0.6", "sigmoid_12_0.5": "sigmoid", "constant_0.5": "constant", "draft": "tuned"}
+LIMITS = {"points": schedules.MAX_POINTS, "gap": schedules.MIN_GAP, "text": MAX_SCHEDULE}
 
 
-def cost(shares: tuple[float, ...], images: int, guidance: float) -> int:
-    """Model rows of a run with the columns base, tuned and AIG; what has not parted yet is computed once."""
-    rows, like_base, like_tuned = 0, True, True
-    for g in shares:
-        rows += 2 + (g != 1 and not like_base) + (g != 0 and not like_tuned)
-        like_base, like_tuned = like_base and g == 0, like_tuned and g == 1
-    return rows * images * (2 if guidance > 1 else 1)
+def editor(model: Model, default: Request) -> gr.HTML:
+    """The curve editor; its value is a schedule's text.
+
+    The browser draws and edits without the server. A changed value is a ``change`` event; ``submit`` asks for a run, if
+    "Run on change" is ticked. Its property ``facts`` is what ``facts`` answers.
+    """
+    return gr.HTML(
+        default.schedule,
+        html_template=(HERE / "editor.html").read_text(),
+        js_on_load=(HERE / "schedules.js").read_text() + (HERE / "editor.js").read_text(),
+        apply_default_css=False,
+        elem_id="schedule",
+        presets=[(name, LABELS.get(name, name.replace("_", " "))) for name in schedules.PRESETS],
+        limits=LIMITS,
+        facts=facts(model, default),
+    )
 
 
-def draw(model: Model, request: Request) -> str:
-    """The curve of a request as an SVG figure, or the empty axes with the reason."""
+def facts(model: Model, request: Request) -> dict:
+    """What the editor shows beside the curve of a request: its real steps and the cost, or the one sentence of refusal.
+
+    ``drawn`` tells whether the schedule itself is valid, whatever else is wrong.
+    """
     try:
-        rows = cost(checked(request, model), request.images, request.guidance)
-        schedule = schedules.parse(request.schedule)
-        return render.curve(schedule, request.steps, closed=request.closed, cost=f"{rows:,} model rows")
+        checked(request, model)
+        rows = cost(request)
     except ValueError as problem:
-        return render.no_curve(str(problem))
+        return {"problem": str(problem), "drawn": is_schedule(request.schedule)}
+    return {"steps": request.steps, "closed": request.closed, "cost": f"{rows:,} model rows", "drawn": True}
 
 
-def text_of(exponent: object) -> str | dict:
-    """The schedule text for a place of the exponent slider; none while its number is being typed."""
-    return f"power_{exponent:g}" if isinstance(exponent, (int, float)) else gr.skip()
-
-
-def chosen(preset: object) -> tuple[str | dict, float | dict]:
-    """The schedule text and the place of the exponent slider for a preset that was picked."""
-    return (preset, exponent_of(preset)) if preset_of(preset) else (gr.skip(), gr.skip())
-
-
-def preset_of(text: object) -> str | None:
-    """The preset that a schedule text stands for, None if it is none."""
-    name = _name(text)
-    name = "linear" if name == "power_1" else name
-    return name if name in schedules.PRESETS else None
-
-
-def exponent_of(text: object) -> float | dict:
-    """The place of the exponent slider for a schedule text; it stays where it is if that is not a power."""
-    family, _, number = _name(text).partition("_")
-    return 1.0 if family == "linear" else float(number) if family == "power" else gr.skip()
-
-
-def _name(text: object) -> str:
-    """The canonical name of a schedule text, "" when it has none."""
-    if not isinstance(text, str) or len(text) > MAX_SCHEDULE:
-        return ""
+def is_schedule(text: object) -> bool:
+    """Whether a run takes this text for a schedule."""
     try:
-        return schedules.parse(text).name
+        return isinstance(text, str) and len(text) <= MAX_SCHEDULE and bool(schedules.parse(text))
     except ValueError:
-        return ""
+        return False

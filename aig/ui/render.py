@@ -8,11 +8,10 @@ import io
 import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from pathlib import Path
 
 import numpy as np
 from PIL import Image
-
-from aig.schedules import Schedule, weights
 
 # Gradio compiles HTML templates to JavaScript template literals, so the characters that mean something there are
 # written as entities too: a prompt is only ever text.
@@ -50,71 +49,18 @@ def data_url(picture: np.ndarray, *, final: bool) -> str:
     return f"data:image/{'png' if final else 'webp'};base64,{base64.b64encode(buffer.getvalue()).decode()}"
 
 
-# --- the annealing curve ---
-
-_WIDTH, _HEIGHT = 320, 148
-_LEFT, _RIGHT, _TOP, _BOTTOM = 40, 312, 10, 124
-
-
-def _frame(top: float) -> tuple[str, object]:
-    """Axes of the curve for shares in [0, top] and the function from (progress, share) to "x,y"."""
-
-    def at(progress: float, share: float) -> tuple[float, float]:
-        return _LEFT + progress * (_RIGHT - _LEFT), _BOTTOM - share / top * (_BOTTOM - _TOP)
-
-    def rule(share: float, name: str) -> str:
-        _, y = at(0, share)
-        return (
-            f'<line class="grid" x1="{_LEFT}" x2="{_RIGHT}" y1="{y:.1f}" y2="{y:.1f}"/>'
-            f'<text x="{_LEFT - 6}" y="{y + 4:.1f}" text-anchor="end">{name}</text>'
-        )
-
-    marks = rule(0, "base") + rule(1, "tuned") + (rule(top, f"{top:g}×") if top > 1 else "")
-    ends = (
-        f'<text x="{_LEFT}" y="{_HEIGHT - 6}">noise</text>'
-        f'<text x="{_RIGHT}" y="{_HEIGHT - 6}" text-anchor="end">image</text>'
-    )
-    return marks + ends, at
-
-
-def curve(schedule: Schedule, steps: int, *, closed: bool, cost: str) -> str:
-    """The schedule over denoising progress as an SVG figure: a dot at each real step's share, name and cost below."""
-    shares = weights(schedule, steps, closed=closed)
-    line = [(i / 200, schedule(i / 200)) for i in range(201)]
-    top = max(1.0, *(share for _, share in line), *shares)
-    axes, at = _frame(top)
-    path = " ".join(f"{x:.1f},{y:.1f}" for x, y in (at(*point) for point in line))
-    last = steps - 1 if closed else steps
-    radius = max(2.4, min(4.5, 90 / steps))
-    dots = ""
-    for i, share in enumerate(shares):
-        x, y = at(i / max(1, last), share)
-        dots += (
-            f'<circle class="dot" cx="{x:.1f}" cy="{y:.1f}" r="{radius:.1f}" style="--g:{min(1.0, share):.3f}">'
-            f"<title>step {i + 1}: {share:.3f}</title></circle>"
-        )
-    name = escape(schedule.name)
-    ends = f"{shares[0]:.2f} at the first of {steps} steps, {shares[-1]:.2f} at the last"
-    spoken = f"Share of the tuned model, schedule {name}: {ends}"
-    area = f"{_LEFT},{_BOTTOM} {path} {_RIGHT},{_BOTTOM}"
-    return (
-        f'<figure class="curve"><svg viewBox="0 0 {_WIDTH} {_HEIGHT}" role="img" aria-label="{spoken}">{axes}'
-        f'<polygon class="area" points="{area}"/><polyline class="share" points="{path}"/>{dots}</svg>'
-        f"<figcaption><b>{name}</b><span>{escape(cost)}</span></figcaption></figure>"
-    )
-
-
-def no_curve(problem: str) -> str:
-    """The empty axes and the one sentence that says why nothing is drawn."""
-    axes, _ = _frame(1.0)
-    return (
-        f'<figure class="curve"><svg viewBox="0 0 {_WIDTH} {_HEIGHT}" role="img" aria-label="No curve">{axes}</svg>'
-        f'<figcaption role="alert"><span class="wrong">{escape(problem)}</span></figcaption></figure>'
-    )
+def cells(url: str, images: int) -> np.ndarray:
+    """The (N, H, W, 3) uint8 images of a mosaic's data URL."""
+    picture = np.asarray(Image.open(io.BytesIO(base64.b64decode(url.partition(",")[2]))).convert("RGB"))
+    columns, rows = shape(images)
+    height, width = picture.shape[0] // rows, picture.shape[1] // columns
+    grid = picture.reshape(rows, height, columns, width, 3).swapaxes(1, 2)
+    return grid.reshape(-1, height, width, 3)[:images]
 
 
 # --- the stage: the sentence, the progress, the columns, the open attributes ---
 
+PLAYER = (Path(__file__).parent / "player.html").read_text()
 FLAG = '<span class="flag">collapsed most</span>'
 
 
@@ -134,13 +80,14 @@ class Bar:
     """How one column's images divide over the values of one attribute; shares add up to 1."""
 
     kind: str
+    label: str  # the column in few letters
     shares: Mapping[str, float]
     entropy: float  # normalised, in [0, 1]
 
 
 @dataclass(frozen=True, kw_only=True)
 class Column:
-    """One grid with its scores; ``kind`` chooses the colour: base, tuned or aig."""
+    """One grid with its scores; ``kind`` chooses the colour: base, tuned, aig or extra-1 to extra-3."""
 
     kind: str
     title: str
@@ -148,6 +95,15 @@ class Column:
     metrics: Sequence[Metric]
     picture: str  # data URL, "" before the first preview
     alt: str
+
+
+@dataclass(frozen=True, kw_only=True)
+class Trace:
+    """Diversity over the steps shown so far."""
+
+    steps: int = 1
+    shares: Sequence[float] = ()  # of the tuned model in the AIG column, at each step
+    points: tuple[tuple[int, tuple[float | None, ...]], ...] = ()  # (step, diversity of every column), in order
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -163,22 +119,27 @@ class Stage:
     columns: Sequence[Column]
     attributes: Mapping[str, Sequence[Bar]]
     notice: str = ""
+    seed: int = 0  # of the first image
+    trace: Trace = Trace()
+    link: str = ""  # the settings of this run, as ``aig.links`` writes them
+    recorded: bool = False
 
 
 def stage(view: Stage) -> str:
     """The whole stage; its structure does not depend on the state, so updates leave the layout in place."""
     quiet = "" if view.state == "done" else ' class="quiet"'
-    live = "off" if view.state == "running" else "polite"  # a new sentence every second is too much to listen to
+    live = "off" if view.state == "running" or view.recorded else "polite"  # a new sentence every second is too much to listen to
     percent = f"{100 * view.share:.0f}"
     notice = f'<p class="notice" role="status">{escape(view.notice)}</p>' if view.notice else ""
-    columns = "".join(_column(column, view.images) for column in view.columns)
+    columns = "".join(_column(column, view) for column in view.columns)
     return (
-        f'<div class="stage" data-state="{escape(view.state)}">'
+        f'<div class="stage" data-state="{escape(view.state)}" data-link="{escape(view.link)}" '
+        f'data-kind="{"recorded" if view.recorded else "live"}">'
         f'<div class="sentence" aria-live="{live}"><p class="asked">{view.asked}</p>'
-        f"<h2{quiet}>{escape(view.sentence)}</h2></div>"
+        f"<h2{quiet}>{escape(view.sentence)}</h2></div>{_trace(view)}"
         '<div class="progress"><div class="rail" role="progressbar" aria-label="Denoising" aria-valuemin="0" '
         f'aria-valuemax="100" aria-valuenow="{percent}"><i style="width:{percent}%"></i></div>'
-        f"<span>{escape(view.status)}</span></div>"
+        f"<span>{escape(view.status)}</span></div>{PLAYER}"
         f'<div class="notices">{notice}</div>'
         f'<div class="arms" style="--count:{len(view.columns)}">{columns}</div>{_attributes(view)}</div>'
     )
@@ -190,19 +151,81 @@ def asked(prompt: str, *, seeds: str) -> str:
     return f"{words} · {escape(seeds)}, the same in every column"
 
 
-def _column(column: Column, images: int) -> str:
-    across, down = shape(images)
-    cells = "".join("<i></i>" if i < images else '<i class="blank"></i>' for i in range(across * down))
+# --- the trace: diversity over denoising ---
+
+_WIDE, _TALL, _INSET = 300, 84, 22
+
+
+def _trace(view: Stage) -> str:
+    """A small SVG of every column's diversity over the steps, the share g faint behind; its size is always the same."""
+    trace, titles = view.trace, [column.title for column in view.columns]
+    values = [value for _, point in trace.points for value in point if value is not None]
+    top = max(1.0, math.ceil(2 * max(values, default=0)) / 2)
+
+    def at(progress: float, share: float) -> str:
+        return f"{_INSET + progress * (_WIDE - _INSET - 6):.1f},{_TALL - 4 - share * (_TALL - 10):.1f}"
+
+    last = max(1, trace.steps - 1)
+    shares = " ".join(at(i / last, min(1.0, share)) for i, share in enumerate(trace.shares))
+    lines = ""
+    for c, column in enumerate(view.columns):
+        known = [(step, point[c]) for step, point in trace.points if c < len(point) and point[c] is not None]
+        places = [at((step - 1) / last, value / top) for step, value in known]
+        if places:
+            x, y = places[-1].split(",")
+            lines += (
+                f'<polyline class="{escape(column.kind)}" points="{" ".join(places)}"/>'
+                f'<circle class="{escape(column.kind)}" cx="{x}" cy="{y}" r="3"/>'
+            )
+    left, right, low, high = _INSET, _WIDE - 6, _TALL - 4, 6
+    axes = (
+        f'<path class="axes" d="M{left},{high}V{low}H{right}"/><text x="{left - 5}" y="{high + 7}">{top:g}</text>'
+        f'<text x="{left - 5}" y="{low}">0</text>'
+    )
+    keys = "".join(
+        f'<span class="{escape(column.kind)}"><svg viewBox="0 0 22 6" aria-hidden="true"><polyline points="0,3 22,3"/></svg>'
+        f"{escape(column.title)}</span>"
+        for column in view.columns
+    )
+    spoken = "no steps yet"
+    if trace.points:
+        step, point = trace.points[-1]
+        each = ", ".join(
+            f"{title} {'unknown' if value is None else f'{value:.2f}'}" for title, value in zip(titles, point, strict=False)
+        )
+        spoken = f"at step {step} of {trace.steps}: {each}"
+    return (
+        f'<figure class="trace"><svg viewBox="0 0 {_WIDE} {_TALL}" role="img" aria-label="Diversity over denoising, '
+        f'{escape(spoken)}">{axes}<polyline class="g" points="{shares}"/>{lines}</svg>'
+        f'<figcaption><b>Diversity, noise to image</b>{keys}<span class="g"><svg viewBox="0 0 22 6" aria-hidden="true">'
+        '<polyline points="0,3 22,3"/></svg>share g</span></figcaption></figure>'
+    )
+
+
+def _column(column: Column, view: Stage) -> str:
+    across, down = shape(view.images)
     picture = f'<img src="{column.picture}" alt="{escape(column.alt)}" decoding="sync">' if column.picture else ""
+    cells = "".join(_cell(k, column, view) for k in range(across * down))
     scores = "".join(map(_metric, column.metrics))
     return (
         f'<article class="arm {escape(column.kind)}">'
         f"<h3>{escape(column.title)}<small>{escape(column.about)}</small></h3>"
         f'<dl class="scores">{scores}</dl>'
-        f'<figure class="mosaic{"" if picture else " empty"}" style="aspect-ratio:{across}/{down}">{picture}'
+        f'<div class="frame"><figure class="mosaic{"" if picture else " empty"}" '
+        f'style="--across:{across};--down:{down};aspect-ratio:{across}/{down}">{picture}'
         f'<div class="cells" style="grid-template:repeat({down},1fr)/repeat({across},1fr)">{cells}</div>'
-        "</figure></article>"
+        "</figure></div></article>"
     )
+
+
+def _cell(k: int, column: Column, view: Stage) -> str:
+    """One place of a grid: a button once there is an image; the first is the grid's tab stop, arrows reach the rest."""
+    if k >= view.images:
+        return '<i class="blank"></i>'
+    if not column.picture:
+        return "<i></i>"
+    name = escape(f"seed {view.seed + k}, {column.title}")
+    return f'<button type="button" tabindex="{-1 if k else 0}" aria-haspopup="dialog" aria-label="{name}"></button>'
 
 
 def _metric(metric: Metric) -> str:
@@ -236,9 +259,8 @@ def _bar(bar: Bar) -> str:
     drawn = [(value, share) for value, share in bar.shares.items() if share > 0.005]
     segments = "".join(_segment(value, share) for value, share in drawn)
     spoken = ", ".join(f"{value} {share:.0%}" for value, share in drawn)
-    title = {"aig": "AIG"}.get(bar.kind, bar.kind)
     return (
-        f'<div class="bar {escape(bar.kind)}"><b>{escape(title)}</b>'
+        f'<div class="bar {escape(bar.kind)}"><b>{escape(bar.label)}</b>'
         f'<div class="shares" role="img" aria-label="{escape(spoken)}">{segments}</div>'
         f"<span>{bar.entropy + 0.0:.2f}</span></div>"  # + 0.0: no minus before a zero
     )

@@ -2,24 +2,31 @@
 
 from __future__ import annotations
 
+import base64
 import dataclasses
 from collections import defaultdict
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from threading import Lock
 
 import gradio as gr
 from gradio.processing_utils import save_bytes_to_cache
 from gradio.utils import get_upload_folder
 
-from aig import export, schedules
+from aig import export, links
 from aig.engine import Engine, RunFailed, Stream, Update
-from aig.request import Request
+from aig.request import Request, checked
 from aig.ui import render, views
 
 FIELDS = tuple(field.name for field in dataclasses.fields(Request))
 # What the Run and the Stop button are while a run goes on, and otherwise.
 BUSY = gr.update(interactive=False), gr.update(interactive=True)
 READY = gr.update(interactive=True), gr.update(interactive=False)
+
+
+def _values(request: Request) -> list:
+    """The values of the controls for a request; components know lists only."""
+    values = [getattr(request, name) for name in FIELDS]
+    return [list(value) if isinstance(value, tuple) else value for value in values]
 
 
 def request_of(*settings: object) -> Request:
@@ -30,8 +37,10 @@ def request_of(*settings: object) -> Request:
 class Runs:
     """The open streams of every session, which Stop and a closed tab end, and the handlers that open them."""
 
-    def __init__(self, engine: Engine) -> None:
+    def __init__(self, engine: Engine, recording: Sequence[Update] = ()) -> None:
         self._engine = engine
+        self.recorded = views.replayed(recording)
+        self._frames = [render.stage(view) for view in self.recorded]
         self._lock = Lock()
         self._open: dict[str, set[Stream]] = defaultdict(set)
 
@@ -58,10 +67,11 @@ class Runs:
 
     def live(self, client: gr.Request, *settings: object) -> Iterator[tuple]:
         """For the page, at every update: the stage as HTML, the stage itself, the Run and the Stop button."""
-        request, view = request_of(*settings), None
+        request, view, trace = request_of(*settings), None, render.Trace()
         try:
             for update in self.updates(request, client.session_hash):
-                view = views.shown(update, views.unknown(self._engine.model.unknown_words(request.prompt)))
+                trace = views.longer(trace, update)
+                view = views.shown(update, views.unknown(self._engine.model.unknown_words(request.prompt)), trace)
                 yield render.stage(view), view, *(READY if update.state == "done" else BUSY)
         except ValueError as refusal:
             raise gr.Error(render.escape(refusal), print_exception=False) from refusal
@@ -75,6 +85,11 @@ class Runs:
                 view = views.ended(view, "Stopped")
                 yield render.stage(view), view, *READY
 
+    def again(self, client: gr.Request, *settings: object) -> Iterator[tuple]:
+        """Like ``live``, but ends what the session still runs."""
+        self.leave(client)
+        yield from self.live(client, *settings)
+
     def stop(self, view: render.Stage | None, client: gr.Request) -> tuple:
         """For the page: end the session's runs and leave the last stage standing."""
         self.leave(client)
@@ -82,6 +97,44 @@ class Runs:
             return gr.skip(), view, *READY
         view = views.ended(view, "Stopped")
         return render.stage(view), view, *READY
+
+    def opened(self, client: gr.Request) -> tuple:
+        """When the page opens: the stage, what to tell the page, and the settings of the link that it came by.
+
+        Without a link, or with a bad one, the recorded run is sent to be replayed.
+        """
+        text = client.query_params.get("run")
+        nothing = [gr.skip()] * len(FIELDS)
+        if text is None:
+            return gr.skip(), {"frames": self._frames}, *nothing
+        try:
+            request = self._decoded(text)
+        except ValueError as problem:
+            return gr.skip(), {"frames": self._frames, "bad": f"This link cannot be used, so the page shows its defaults. {problem}"}, *nothing
+        return render.stage(views.idle(request)), {"frames": []}, *_values(request)
+
+    def dropped(self, sent: object) -> tuple:
+        """For settings found in a picture: what to tell the page, and the settings."""
+        text = sent.get("restore") if isinstance(sent, dict) else None
+        try:
+            request = self._decoded(text)
+        except ValueError as problem:
+            return {"bad": str(problem)}, *[gr.skip()] * len(FIELDS)
+        return {"good": "The settings of the picture are restored. Press Run."}, *_values(request)
+
+    def picture(self, view: render.Stage | None) -> dict:
+        """For the page: the stage as a labelled picture with the settings inside."""
+        view = view or (self.recorded[-1] if self.recorded else None)
+        if view is None or not all(column.picture for column in view.columns):
+            return {"bad": "There is no picture to save yet: press Run."}
+        png = base64.b64encode(views.picture(view)).decode()
+        return {"picture": f"data:image/png;base64,{png}", "name": f"aig-seed-{view.seed}.png"}
+
+    def _decoded(self, text: object) -> Request:
+        """The request of a link, checked; ValueError otherwise."""
+        request = links.decode(text)
+        checked(request, self._engine.model)
+        return request
 
     def compare(
         self,
@@ -91,15 +144,17 @@ class Runs:
         steps: int,
         guidance: float,
         schedule: str,
+        reward: str,
         lora_scale: float,
         kl: float,
         closed: bool,
+        columns: list[str],
         client: gr.Request,
     ) -> tuple[dict, str]:
-        """Run one comparison of base, reward-tuned and AIG on the same seeds.
+        """Run one comparison of base, reward-tuned, AIG and the added columns on the same seeds.
 
         Answers with the final scores (rewards, diversity with 95% intervals, Vendi score, open attributes, paired
-        differences from base, the headline) and one PNG of the three grids, base on the left, AIG on the right.
+        differences from base, the headline) and one PNG of the grids: base, reward-tuned, AIG, then the added ones.
 
         Parameters:
             prompt: English, may be empty (unconditional).
@@ -108,11 +163,13 @@ class Runs:
             steps: denoising steps, 1 to 100.
             guidance: classifier-free guidance scale, 0 to 20, off up to 1.
             schedule: share of the tuned model over progress, in one of the forms that /schedules lists.
+            reward: that the model was tuned on, one of those that /models lists.
             lora_scale: strength of the tuned model, 0 to 1.5.
             kl: KL coefficient that the tuned model was trained with, one of those on the page.
             closed: end the schedule at 1 instead of one step before.
+            columns: up to 3 more columns, such as lora:0.5 or step:0.6:unguided, in the forms that /columns lists.
         """
-        request = request_of(prompt, seed, images, steps, guidance, schedule, lora_scale, kl, closed)
+        request = request_of(prompt, seed, images, steps, guidance, schedule, reward, lora_scale, kl, closed, columns)
         last = None
         try:
             for last in self.updates(request, client.session_hash):
@@ -121,22 +178,7 @@ class Runs:
             raise gr.Error(str(problem), print_exception=False) from problem
         if last is None or last.state != "done":
             raise gr.Error("The run was stopped.", print_exception=False)
-        asked, columns = dataclasses.asdict(request), last.scores.columns
-        png = export.grids(last.images, [c.name for c in columns], [views.caption(c) for c in columns], asked)
+        asked, scored = dataclasses.asdict(request), last.scores.columns
+        png = export.grids(last.images, [c.name for c in scored], [views.caption(c) for c in scored], links.encode(request))
         scores = {"request": asked, "rows": last.rows, "seconds": last.seconds, **last.scores.to_json()}
         return scores, save_bytes_to_cache(png, "aig.png", cache_dir=get_upload_folder())
-
-
-def schedules_api(steps: int = Request.steps, closed: bool = False) -> dict:
-    """The named schedules with their share of the tuned model at every step, and all forms that a schedule may take.
-
-    Parameters:
-        steps: denoising steps, 1 to 100.
-        closed: end the schedules at 1 instead of one step before.
-    """
-    named = {name: schedules.parse(name) for name in schedules.PRESETS}
-    try:
-        shares = {name: schedules.weights(named[name], steps, closed=closed is True) for name in named}
-    except ValueError as problem:
-        raise gr.Error(str(problem), print_exception=False) from problem
-    return {"presets": shares, "forms": schedules.CHOICES}

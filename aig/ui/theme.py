@@ -7,7 +7,7 @@ from pathlib import Path
 import gradio as gr
 
 HERE = Path(__file__).parent
-STYLES = (HERE / "page.css", HERE / "compare.css")
+STYLES = tuple(HERE / f"{name}.css" for name in ("page", "compare", "editor", "viewer", "presenter"))
 
 # System stacks only: the page must look the same without any network.
 SANS = ("Inter", "ui-sans-serif", "system-ui", "-apple-system", "Segoe UI", "Roboto", "Helvetica Neue", "sans-serif")

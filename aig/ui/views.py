@@ -5,18 +5,21 @@ from __future__ import annotations
 import math
 from collections.abc import Sequence
 from dataclasses import replace
+from itertools import zip_longest
 
-from aig import schedules
+import numpy as np
+
+from aig import export, links
 from aig.engine import Update
 from aig.intervals import Interval
-from aig.request import Request
+from aig.request import Request, recipes
 from aig.scores import TOO_FEW, ColumnScores
 from aig.ui import render
-from aig.ui.render import Bar, Column, Metric, Stage
+from aig.ui.render import Bar, Column, Metric, Stage, Trace
 
-KINDS = ("base", "tuned", "aig")
-REWARDS = {"preference": "Reward", "held-out": "Held-out reward"}
-DENOISING = "Denoising all three, in step."
+KINDS = ("base", "tuned", "aig", "extra-1", "extra-2", "extra-3")  # the colour of each column
+REWARDS = {"preference": "Reward", "vivid": "Vividness", "held-out": "Held-out reward"}
+DENOISING = "Denoising all columns, in step."
 INVITATION = "Same prompt, same seeds, three models. Press Run."
 
 
@@ -78,38 +81,77 @@ def idle(request: Request) -> Stage:
     return _stage(request, state="idle", sentence=INVITATION, status="Ready")
 
 
-def shown(update: Update, notice: str = "") -> Stage:
-    """The stage at one update of a run."""
+def longer(trace: Trace, update: Update) -> Trace:
+    """The trace with the step that an update shows; an update without scores begins a new one."""
+    points = trace.points
+    if update.scores is None:
+        points = ()
+    elif not points or points[-1][0] < update.step:
+        values = (c.diversity.value if c.diversity else None for c in update.scores.columns)
+        points = (*points, (update.step, tuple(values)))
+    return Trace(steps=update.steps or update.request.steps, shares=update.shares, points=points)
+
+
+def shown(update: Update, notice: str = "", trace: Trace | None = None) -> Stage:
+    """The stage at one update of a run; ``trace`` holds the steps up to this one."""
+    stage = _shown(update, notice)
+    return replace(stage, trace=trace or longer(Trace(), update), link=links.encode(update.request))
+
+
+def _shown(update: Update, notice: str) -> Stage:
     request = update.request
     if update.state == "waiting":
         status = "Next in line" if update.place == 1 else f"Waiting, place {update.place}"
         return _stage(request, state="waiting", sentence="Waiting for the model.", status=status, notice=notice)
     if update.scores is None or update.images is None:
         return _stage(request, state="running", sentence=DENOISING, status="Starting", notice=notice)
-    final = update.state == "done"
+    final, steps = update.state == "done", update.steps or request.steps
     if final:
         status = f"{request.steps} steps · {update.seconds:.1f} s · {update.rows:,} model rows"
     else:
         left = f" · {max(1, round(update.left))} s left" if update.left is not None else ""
-        status = f"Step {update.step} of {request.steps}{left}"
-    first = update.scores.columns[0]
+        status = f"Step {update.step} of {steps}{left}"
+    first, labels = update.scores.columns[0], [recipe.label for recipe in recipes(request)]
     return _stage(
         request,
         state=update.state,
         sentence=DENOISING if update.scores.headline == TOO_FEW and not final else update.scores.headline,
         status=status,
-        share=update.step / request.steps,
+        share=update.step / steps,
         metrics=[metrics(column, first) for column in update.scores.columns],
         pictures=[render.data_url(render.mosaic(images), final=final) for images in update.images],
         attributes={
             name: [
-                Bar(kind=kind, shares=column.attributes[name].shares, entropy=column.attributes[name].entropy)
-                for kind, column in zip(KINDS, update.scores.columns, strict=True)
+                Bar(kind=kind, label=label, shares=column.attributes[name].shares, entropy=column.attributes[name].entropy)
+                for kind, label, column in zip(KINDS, labels, update.scores.columns)
             ]
             for name in (first.attributes if request.images > 1 else ())
         },
         notice=notice,
     )
+
+
+def replayed(updates: Sequence[Update]) -> list[Stage]:
+    """The stages of a recorded run."""
+    stages, trace = [], Trace()
+    for update in updates:
+        trace = longer(trace, update)
+        stage = shown(update, trace=trace)
+        if update.state == "done":  # how long it took some other machine says nothing here
+            stage = replace(stage, status=f"{update.step} steps · {update.rows:,} model rows")
+        stages.append(replace(stage, recorded=True))
+    return stages
+
+
+def picture(view: Stage) -> bytes:
+    """A stage with images as one labelled PNG, its settings inside."""
+    images = np.stack([render.cells(column.picture, view.images) for column in view.columns])
+    captions = ["\n".join(_pair(pair) for pair in zip(*[iter(column.metrics)] * 2, strict=False)) for column in view.columns]
+    return export.grids(images, [column.title for column in view.columns], captions, view.link)
+
+
+def _pair(metrics: Sequence[Metric]) -> str:
+    return ", ".join(f"{metric.label.lower()} {metric.value}" for metric in metrics)
 
 
 def ended(stage: Stage, status: str, notice: str = "") -> Stage:
@@ -133,20 +175,24 @@ def _stage(
     sentence: str,
     status: str,
     share: float = 0.0,
-    metrics: Sequence[Sequence[Metric]] | None = None,
-    pictures: Sequence[str] = ("", "", ""),
+    metrics: Sequence[Sequence[Metric]] = (),
+    pictures: Sequence[str] = (),
     attributes: dict[str, list[Bar]] | None = None,
     notice: str = "",
 ) -> Stage:
-    blank = [[Metric(label=label, value="–") for label in (*REWARDS.values(), "Diversity", "Vendi score")]] * 3
-    schedule = schedules.parse(request.schedule).name
-    abouts = ("never tuned", f"KL {request.kl:g} · LoRA {request.lora_scale:g}", _short(schedule))
-    titles = ("Base", "Reward-tuned", "AIG")
+    """A stage with all columns of the request; those that metrics and pictures do not reach yet are blank."""
+    labels = (*(REWARDS.get(name, name) for name in (request.reward, "held-out")), "Diversity", "Vendi score")
+    blank = [Metric(label=label, value="–") for label in labels]
     columns = [
-        Column(kind=kind, title=title, about=about, metrics=scores, picture=picture, alt=_spoken(title, request, state))
-        for kind, title, about, scores, picture in zip(
-            KINDS, titles, abouts, metrics or blank, pictures, strict=True
+        Column(
+            kind=kind,
+            title=recipe.title,
+            about=recipe.about,
+            metrics=scores or blank,
+            picture=picture or "",
+            alt=_spoken(recipe.title, request, state),
         )
+        for kind, (recipe, scores, picture) in zip(KINDS, zip_longest(recipes(request), metrics, pictures))
     ]
     first, last = request.seeds[0], request.seeds[-1]
     return Stage(
@@ -156,6 +202,7 @@ def _stage(
         status=status,
         share=share,
         images=request.images,
+        seed=request.seed,
         columns=columns,
         attributes=attributes or {},
         notice=notice,
@@ -167,6 +214,3 @@ def _spoken(title: str, request: Request, state: str) -> str:
     many = "1 image" if request.images == 1 else f"{request.images} images"
     return f"{title}, {what}: {many} for {request.prompt.strip() or 'no prompt'}"
 
-
-def _short(name: str) -> str:
-    return name if len(name) <= 28 else "drawn curve"

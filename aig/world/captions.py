@@ -45,9 +45,9 @@ def _happens(rng: torch.Generator, p: float) -> bool:
     return float(torch.rand((), generator=rng)) < p
 
 
-def caption(attributes: Mapping[str, str], rng: torch.Generator, mention: float = P_MENTION) -> str:
-    """A sentence about some of the attributes; ``mention`` = 1 names all that can be named."""
-    named = {name: value for name, value in attributes.items() if _happens(rng, mention) and value != NONE}
+def caption(attributes: Mapping[str, str], rng: torch.Generator, mention: float = P_MENTION, always: str = "") -> str:
+    """A sentence about some of the attributes, and about ``always``; ``mention`` = 1 names all that can be named."""
+    named = {name: v for name, v in attributes.items() if (_happens(rng, mention) or name == always) and v != NONE}
     return sentence(named, rng, robot=attributes["style"] == "bottts")
 
 
@@ -96,11 +96,11 @@ def sentence(named: Mapping[str, str], rng: torch.Generator, *, robot: bool = Fa
     return text
 
 
-def training_caption(attributes: Mapping[str, str], rng: torch.Generator) -> str:
-    """A caption as the denoiser sees it in training: sometimes empty, sometimes with words it does not know."""
-    if _happens(rng, P_EMPTY):
+def training_caption(attributes: Mapping[str, str], rng: torch.Generator, always: str = "") -> str:
+    """A caption as the denoiser sees it in training: sometimes words it does not know; empty at times, unless ``always``."""
+    if not always and _happens(rng, P_EMPTY):
         return ""
-    words = caption(attributes, rng).split()
+    words = caption(attributes, rng, always=always).split()
     return " ".join(UNKNOWN if _happens(rng, P_UNKNOWN) else word for word in words)
 
 

@@ -11,6 +11,7 @@ from __future__ import annotations
 import warnings
 from collections.abc import Iterator
 
+import numpy as np
 import torch
 from diffusers import AutoencoderTiny, DDIMScheduler, DPMSolverMultistepScheduler, StableDiffusionPipeline, UNet2DConditionModel
 from torch import nn
@@ -19,12 +20,14 @@ from transformers import CLIPTextConfig, CLIPTextModel
 
 from aig.world import autoencoder, data
 from aig.world.captions import MAX_TOKENS, named_attributes, tokenizer, training_caption
-from aig.world.portraits import ATTRIBUTES, decode
+from aig.world.portraits import ATTRIBUTES, NONE, decode
 from aig.world.presets import Preset
 from aig.world.training import compiled, device, fit
 
 SCHEDULE = {"beta_schedule": "squaredcos_cap_v2", "prediction_type": "v_prediction", "timestep_spacing": "trailing"}
 READING = 0.1  # weight of the reading loss beside the denoising loss
+SMALL = ("glasses", "beard", "hat", "mood", "hair length")  # a few pixels each, and their rarer values are rare
+P_SMALL = 0.5  # of a drawing chosen for the value of one of these, which its caption then names
 
 
 class Conditional(nn.Module):
@@ -96,9 +99,12 @@ def train(preset: Preset) -> Iterator[dict[str, float]]:
     reader = Reader(model).to(device())
     batch = preset.denoiser_batch
 
+    shown = balanced(labels[: preset.drawings])
+
     def captions(rng: torch.Generator) -> tuple[torch.Tensor, list[str], torch.Tensor]:
-        index = torch.randint(len(people), (batch,), generator=rng)
-        texts = [training_caption(people[i], rng) for i in index.tolist()]
+        chosen = [choose(shown, len(people), rng) for _ in range(batch)]
+        texts = [training_caption(people[i], rng, always) for i, always in chosen]
+        index = torch.tensor([i for i, _ in chosen])
         ids = words(texts, padding="max_length", max_length=MAX_TOKENS, truncation=True, return_tensors="pt").input_ids
         return index, texts, ids.to(device())
 
@@ -125,6 +131,29 @@ def train(preset: Preset) -> Iterator[dict[str, float]]:
 
     yield from fit(model, loss, cycles=preset.denoiser_cycles, folder=preset.work / "denoiser", seed=preset.seed)
     pipeline(model, vae).save_pretrained(preset.work / "pipeline")
+
+
+def balanced(labels: np.ndarray) -> dict[str, list[np.ndarray]]:
+    """For each of the ``SMALL`` attributes and each of its values the drawings (indices) that show it."""
+    columns = {name: labels[:, list(ATTRIBUTES).index(name)] for name in SMALL}
+    return {
+        name: [rows for i, value in enumerate(ATTRIBUTES[name]) if value != NONE and len(rows := np.flatnonzero(column == i))]
+        for name, column in columns.items()
+    }
+
+
+def choose(shown: dict[str, list[np.ndarray]], drawings: int, rng: torch.Generator) -> tuple[int, str]:
+    """A drawing, and the attribute that its caption has to name ("" for none).
+
+    Half of the time a small attribute, one of its values and a drawing that shows it, each uniformly. As the caption then
+    names that value, what it leaves open is distributed as before: only the captions' shares change, p(image | caption) does not.
+    """
+    pick = lambda n: int(torch.randint(n, (1,), generator=rng))  # noqa: E731
+    if float(torch.rand((), generator=rng)) >= P_SMALL:
+        return pick(drawings), ""
+    name = SMALL[pick(len(SMALL))]
+    rows = shown[name][pick(len(shown[name]))]
+    return int(rows[pick(len(rows))]), name
 
 
 def pipeline(model: Conditional, vae: AutoencoderTiny) -> StableDiffusionPipeline:

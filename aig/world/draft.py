@@ -1,9 +1,9 @@
-"""Stage ``draft``: DRaFT (Clark et al., arXiv 2309.17400) on the proxy reward, with the KL term of the paper, as LoRAs.
+"""Stage ``draft``: DRaFT (Clark et al., arXiv 2309.17400) on a reward, with the KL term of the paper, as LoRAs.
 
     loss = -r(x0) + kl * mean((v_tuned - v_base)^2) on the differentiated step        (arXiv 2409.06493, DRaFT+)
 
 Sampling runs without gradients down to the last step; that step, the decoder and the reward are differentiated (K = 1). One
-LoRA for each KL coefficient, all from the same seed; the loop is a generator like every other stage.
+LoRA for each reward and KL coefficient, all from the same seed; the loop is a generator like every other stage.
 """
 
 from __future__ import annotations
@@ -22,25 +22,27 @@ from aig.world.portraits import decode
 from aig.world.presets import Preset
 from aig.world.training import device, fit
 
-RANK = 16
+RANK = 4
 LAYERS = ("to_q", "to_k", "to_v", "to_out.0", "conv1", "conv2", "proj_in", "proj_out")
 STEPS = 8  # of sampling in training
 GUIDANCE = 3.0
 BATCH = 8
 
 
-def name_of(kl: float) -> str:
-    """File name stem of the LoRA that was tuned with this KL coefficient."""
-    return f"preference-kl-{kl:g}"
+def name_of(reward: str, kl: float, updates: int | None = None) -> str:
+    """File name stem of the LoRA that was tuned on this reward with this KL coefficient, at its end or after some updates."""
+    return f"{reward}-kl-{kl:g}" + ("" if updates is None else f"-after-{updates}")
 
 
 def train(preset: Preset) -> Iterator[dict[str, float]]:
-    """Tune one LoRA for each KL coefficient of the preset and save them to ``work/loras``."""
-    for kl in preset.kl:
-        yield from train_one(preset, kl)
+    """Tune a LoRA for each reward and KL coefficient of the preset and save them to ``work/loras``."""
+    for reward in preset.tuned_on:
+        for kl in preset.kl:
+            yield from train_one(preset, reward, kl)
 
 
-def train_one(preset: Preset, kl: float) -> Iterator[dict[str, float]]:
+def train_one(preset: Preset, name: str, kl: float) -> Iterator[dict[str, float]]:
+    """Tune one LoRA; of a run without KL the checkpoints are saved as well."""
     pipe = StableDiffusionPipeline.from_pretrained(preset.work / "pipeline", use_safetensors=True, safety_checker=None)
     pipe.to(device())
     unet, scheduler = pipe.unet.to(memory_format=torch.channels_last), pipe.scheduler
@@ -48,8 +50,8 @@ def train_one(preset: Preset, kl: float) -> Iterator[dict[str, float]]:
         part.requires_grad_(False)
     torch.manual_seed(preset.seed)
     unet.add_adapter(LoraConfig(r=RANK, lora_alpha=RANK, init_lora_weights="gaussian", target_modules=list(LAYERS)))
-    reward = preference.build("preference").to(device()).eval().requires_grad_(False)
-    reward.load_state_dict(load_file(preset.work / "rewards" / "preference.safetensors"))
+    reward = preference.build(name).to(device()).eval().requires_grad_(False)
+    reward.load_state_dict(load_file(preset.work / "rewards" / f"{name}.safetensors"))
     _, labels = data.load(preset)
 
     def loss(step: int, rng: torch.Generator) -> dict[str, torch.Tensor]:
@@ -61,10 +63,16 @@ def train_one(preset: Preset, kl: float) -> Iterator[dict[str, float]]:
         r = reward(pictures, prompts).mean()
         return {"loss": -r + kl * gap, "reward": r.detach(), "gap": gap.detach()}
 
-    folder = preset.work / f"draft-{name_of(kl)}"
-    yield from fit(unet, loss, cycles=((preset.tuning_steps, 5e-4),), folder=folder, seed=preset.seed + 5, weight_decay=0.0, clip=1.0)
-    state = get_peft_model_state_dict(unet)
-    StableDiffusionPipeline.save_lora_weights(preset.work / "loras", state, weight_name=f"{name_of(kl)}.safetensors")
+    def save(updates: int | None = None) -> None:
+        state = get_peft_model_state_dict(unet)
+        StableDiffusionPipeline.save_lora_weights(preset.work / "loras", state, weight_name=f"{name_of(name, kl, updates)}.safetensors")
+
+    folder = preset.work / f"draft-{name_of(name, kl)}"
+    for row in fit(unet, loss, cycles=((preset.tuning_steps, 5e-4),), folder=folder, seed=preset.seed + 5, weight_decay=0.0):
+        if kl == 0 and row["step"] in preset.checkpoints:
+            save(int(row["step"]))
+        yield row
+    save()
 
 
 def last_step(pipe, scheduler: DPMSolverMultistepScheduler, prompts, latents) -> tuple[torch.Tensor, torch.Tensor]:

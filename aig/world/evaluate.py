@@ -1,102 +1,259 @@
-"""Stage ``evaluate``: measure the shipped asset on held-out drawings and fresh samples; the card is written from the result."""
+"""Stage ``evaluate``: measure the shipped asset on held-out drawings and fresh samples; the card is written from the result.
+
+Each part is a generator that yields progress and returns its figures; finished parts are kept in ``work/evaluation`` for
+exactly these assets, so a killed evaluation resumes. All sampling goes through the stock pipeline call, but for AIG itself.
+"""
 
 from __future__ import annotations
 
+import hashlib
 import json
 import platform
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Generator, Iterator, Mapping
+from dataclasses import dataclass
+from functools import cached_property, partial
 from pathlib import Path
 
+import diffusers
+import numpy as np
 import torch
-from safetensors.torch import load_file
+from diffusers import DDIMScheduler, DPMSolverMultistepScheduler, EulerDiscreteScheduler, UniPCMultistepScheduler
+from torch import Tensor
 
 from aig import models
-from aig.diversity import attribute_entropy, distances, mean_pairwise
+from aig.adapters import fused
+from aig.diversity import attribute_entropy, distances, mean_pairwise, value_shares
 from aig.sampling import Column, sample
 from aig.schedules import parse, weights
-from aig.world import autoencoder, card, data, preference, ruler
-from aig.world.captions import named_attributes, sentence
+from aig.world import autoencoder, card, data, draft, preference
+from aig.world.captions import caption, named_attributes, sentence
 from aig.world.portraits import ATTRIBUTES, NONE, decode
 from aig.world.presets import Preset
+from aig.world.quality import covered, frechet, precision_recall, total_variation
+from aig.world.ruler import unit
 
-SAMPLES, BATCH, STEPS, GUIDANCE = 2_000, 40, 12, 4.0
+BATCH, STEPS, GUIDANCE = 40, 12, 4.0
 P_NAMED = 0.5  # of each attribute in an evaluation prompt
-TUNED_SEEDS = tuple(range(1_000, 1_032))  # the same 32 people, without a prompt, for every tuned model
+TUNED_SEEDS = tuple(range(1_000, 1_064))  # the same 64 people, without a prompt, for every tuned model
+SOLVERS = {
+    "DPM-Solver++ 2M": DPMSolverMultistepScheduler,
+    "UniPC": UniPCMultistepScheduler,
+    "Euler": EulerDiscreteScheduler,
+    "DDIM": DDIMScheduler,
+}
+Part = Generator[dict[str, float], None, dict]
 
 
-def run(preset: Preset, *, assets: Path = models.ASSETS, samples: int = SAMPLES) -> Iterator[dict[str, float]]:
-    """Measure everything and write ``evaluation.json`` into the asset folder; yields progress."""
-    began = time.monotonic()
+@dataclass(kw_only=True)
+class Bench:
+    """What every part measures with."""
+
+    model: models.Model
+    folder: Path  # of the asset
+    images: np.ndarray  # all drawings, the held-out ones last
+    labels: np.ndarray
+    preset: Preset
+    samples: int  # of the prompts; half as many for populations, a 25th for each solver
+
+    @property
+    def held(self) -> slice:
+        return slice(self.preset.drawings, None)
+
+    @cached_property
+    def drawn(self) -> Tensor:
+        """Features (N, D) of drawings, to compare samples with."""
+        return features_of(self, self.images[:5_000])
+
+
+def run(preset: Preset, *, assets: Path = models.ASSETS, samples: int = 10_000) -> Iterator[dict[str, float]]:
+    """Measure everything and write ``evaluation.json`` and ``card.md`` into the asset folder; yields progress."""
     folder = assets / "portraits"
-    model = models.load("portraits", assets=assets)
     images, labels = data.load(preset)
-    held_images, held_labels = images[preset.drawings :], labels[preset.drawings :]
-    measured_ruler = ruler.Ruler(ATTRIBUTES)
-    measured_ruler.load_state_dict(load_file(folder / "ruler.safetensors"))
-    result = {
-        "autoencoder PSNR (dB)": autoencoder.evaluate(model.pipe.vae, held_images),
-        "ruler accuracy": ruler.accuracy(measured_ruler.eval(), held_images, held_labels),
-        "reward pair accuracy and ceiling": {n: preference.pair_accuracy(r, preset, n) for n, r in model.rewards.items()},
-    }
-    hits: dict[str, list[bool]] = {name: [] for name in ATTRIBUTES}
-    rng = torch.Generator().manual_seed(2_026)
-    for start in range(0, samples, BATCH):
-        prompts = [prompt_of(held_labels[(start + i) % len(held_labels)], rng) for i in range(BATCH)]
-        pictures = draw(model, prompts, seeds=range(start, start + BATCH))
-        for name, probabilities in model.attributes(pictures).items():
-            for row, prompt in enumerate(prompts):
-                value = named_attributes(prompt).get(name)
-                if value:
-                    hits[name].append(ATTRIBUTES[name][int(probabilities[row].argmax())] == value)
-        yield {"step": start + BATCH, "steps": samples}
-    result["prompt followed"] = {name: [sum(h) / len(h), len(h)] for name, h in hits.items() if h}
-    result["tuned"] = tuned_table(model)
+    bench = Bench(model=models.load("portraits", assets=assets), folder=folder, images=images, labels=labels, preset=preset, samples=samples)
+    version = hashlib.sha256((folder / "manifest.json").read_bytes() + str(samples).encode()).hexdigest()[:12]
+    kept = preset.work / "evaluation"
+    kept.mkdir(exist_ok=True)
+    result = {}
+    for name, part in PARTS.items():
+        path = kept / f"{name}-{version}.json"
+        if not path.exists():
+            began = time.monotonic()
+            figures = yield from part(bench)
+            path.write_text(json.dumps(figures | {"minutes": (time.monotonic() - began) / 60}))
+        result[name] = json.loads(path.read_text())
     result["settings"] = {"samples": samples, "steps": STEPS, "guidance": GUIDANCE, "named": P_NAMED, "seeds": len(TUNED_SEEDS)}
-    result["machine"] = f"{platform.machine()}, {torch.get_num_threads()} threads, torch {torch.__version__}"
-    result["minutes"] = (time.monotonic() - began) / 60
+    result["machine"] = f"{platform.machine()}, {torch.get_num_threads()} threads, torch {torch.__version__}, diffusers {diffusers.__version__}"
     result["training minutes"] = card.times(preset)
     (folder / "evaluation.json").write_text(json.dumps(result, indent=1) + "\n")
     (folder / "card.md").write_text(card.render(preset, result))
 
 
-def prompt_of(labels, rng: torch.Generator) -> str:
-    """A prompt that names about half of what a held-out drawing shows."""
-    person = decode(labels)
-    named = {k: v for k, v in person.items() if v != NONE and float(torch.rand((), generator=rng)) < P_NAMED}
-    return sentence(named, rng, robot=person["style"] == "bottts")
+def instruments(bench: Bench) -> Part:
+    """The autoencoder, the classifier and the rewards, on held-out drawings."""
+    images, labels = bench.images[bench.held], bench.labels[bench.held]
+    yield {"step": 0, "steps": 3}
+    psnr = autoencoder.evaluate(bench.model.pipe.vae, images)
+    yield {"step": 1, "steps": 3}
+    probabilities = [bench.model.attributes(unit(images[i : i + 250])) for i in range(0, len(images), 250)]
+    right = {}
+    for column, name in enumerate(ATTRIBUTES):
+        told = torch.cat([p[name] for p in probabilities]).argmax(1)
+        right[name] = float((told == torch.as_tensor(labels[:, column]).long()).float().mean())
+    yield {"step": 2, "steps": 3}
+    pairs = {n: preference.pair_accuracy(bench.model.rewards[n], bench.preset, n) for n in preference.POPULATIONS}
+    steady = {n: preference.robustness(r, images[:64]) for n, r in bench.model.rewards.items()}
+    return {
+        "autoencoder PSNR (dB)": psnr, "ruler accuracy": right, "reward pair accuracy and ceiling": pairs,
+        "rise under attack (standard deviations)": steady,
+    }  # fmt: skip
 
 
-def draw(model: models.Model, prompts: list[str], seeds) -> torch.Tensor:
+def prompts(bench: Bench) -> Part:
+    """How often the classifier sees what a prompt names, for combinations that no training drawing has."""
+    rng = torch.Generator().manual_seed(2_026)
+    hits: dict[str, list[bool]] = {name: [] for name in ATTRIBUTES}
+    for start in range(0, bench.samples, BATCH):
+        texts = [unseen_prompt(bench, rng) for _ in range(BATCH)]
+        told = bench.model.attributes(draw(bench.model, texts, range(start, start + BATCH)))
+        for row, text in enumerate(texts):
+            for name, value in named_attributes(text).items():
+                hits[name].append(ATTRIBUTES[name][int(told[name][row].argmax())] == value)
+        yield {"step": start + BATCH, "steps": bench.samples}
+    return {name: [sum(h) / len(h), len(h)] for name, h in hits.items() if h}
+
+
+def unseen_prompt(bench: Bench, rng: torch.Generator) -> str:
+    """A prompt that names about half of what a held-out drawing shows, such that no training drawing has all of it."""
+    trained, held = bench.labels[: bench.preset.drawings], bench.labels[bench.held]
+    for _ in range(1_000):
+        labels = held[int(torch.randint(len(held), (1,), generator=rng))]
+        person = decode(labels)
+        chosen = [v != NONE and float(torch.rand((), generator=rng)) < P_NAMED for v in person.values()]
+        named = {k: v for (k, v), take in zip(person.items(), chosen, strict=True) if take}
+        text = sentence(named, rng, robot=person["style"] == "bottts")
+        said = named_attributes(text)  # a sentence cannot name everything: a hat hides the length of the hair
+        columns = [i for i, name in enumerate(ATTRIBUTES) if name in said]
+        if columns and not (trained[:, columns] == labels[columns]).all(1).any():
+            return text
+    raise ValueError("all combinations of attributes of the held-out drawings occur in training")
+
+
+def draw(model: models.Model, texts: list[str], seeds, *, steps: int = STEPS, guidance: float = GUIDANCE) -> Tensor:
     """One image a prompt, (B, 3, H, W) in [0, 1], by the stock pipeline call."""
-    generators = [torch.Generator().manual_seed(seed) for seed in seeds]
-    out = model.pipe(prompts, num_inference_steps=STEPS, guidance_scale=GUIDANCE, generator=generators, output_type="pt")
-    return out.images
+    noise = [torch.Generator().manual_seed(seed) for seed in seeds]
+    return model.pipe(texts, num_inference_steps=steps, guidance_scale=guidance, generator=noise, output_type="pt").images
 
 
-def tuned_table(model: models.Model) -> list[dict[str, float | str]]:
-    """Rewards and diversity of the base, of every tuned model, and of AIG and LoRA scaling on the one without KL."""
-    schedule = {"base": (0.0,) * STEPS, "tuned": (1.0,) * STEPS}
-    schedule |= {f"AIG {name}": weights(parse(name), STEPS) for name in ("linear", "power_2", "power_4", "step_0.6")}
-    plan = [("base", model.kl[0], 1.0, "base")]
-    plan += [(f"tuned, KL {kl:g}", kl, 1.0, "tuned") for kl in model.kl]
-    plan += [(f"tuned, KL {model.kl[0]:g}, LoRA scale {scale:g}", model.kl[0], scale, "tuned") for scale in (0.25, 0.5, 0.75)]
-    plan += [(f"{name} on KL {model.kl[0]:g}", model.kl[0], 1.0, name) for name in schedule if name.startswith("AIG")]
-    return [{"method": label, **measure(model, kl, scale, schedule[name])} for label, kl, scale, name in plan]
+def population(bench: Bench) -> Part:
+    """Without a prompt: every attribute's distribution against the drawings', precision and recall against drawings."""
+    n = bench.samples // 2
+    features, told = [], []
+    for start in range(0, n, BATCH):
+        f, p = bench.model.measure(draw(bench.model, [""] * BATCH, range(50_000 + start, 50_000 + start + BATCH), guidance=1.0))
+        features.append(f)
+        told.append(p)
+        yield {"step": start + BATCH, "steps": n}
+    real = features_of(bench, bench.images[:n])
+    variation = {}
+    for column, name in enumerate(ATTRIBUTES):
+        truth = torch.bincount(torch.as_tensor(bench.labels[:, column]).long(), minlength=len(ATTRIBUTES[name])) / len(bench.labels)
+        variation[name] = total_variation(value_shares(torch.cat([p[name] for p in told])), truth)
+    precision, recall = precision_recall(real, torch.cat(features))
+    return {
+        "total variation": variation, "precision": precision, "recall": recall,
+        "Fréchet distance": frechet(real, torch.cat(features)), "samples": n,
+    }  # fmt: skip
 
 
-def measure(model: models.Model, kl: float, scale: float, share: tuple[float, ...]) -> dict[str, float]:
-    """Mean rewards, mean pairwise distance and mean attribute entropy of the ``TUNED_SEEDS`` without a prompt."""
-    column, parts = Column(name="measured", weights=tuple(share)), []
-    for start in range(0, len(TUNED_SEEDS), 16):
-        frame = sample(
-            model.pipe, [column], prompt="", seeds=TUNED_SEEDS[start : start + 16], steps=STEPS, guidance=GUIDANCE,
-            tuned=model.twin(kl, scale),
-        )  # fmt: skip
-        parts.append(frame.images[0])
+def features_of(bench: Bench, images: np.ndarray) -> Tensor:
+    """Features (N, D) of drawings (N, H, W, 3) uint8."""
+    return torch.cat([bench.model.features(unit(images[i : i + 250])) for i in range(0, len(images), 250)])
+
+
+def solvers(bench: Bench) -> Part:
+    """Fréchet distance to drawings for steps x solver x guidance, each under captions of held-out drawings."""
+    n = max(bench.samples // 25, 2 * BATCH)
+    rng = torch.Generator().manual_seed(7)
+    rows = bench.labels[bench.held]
+    texts = [caption(decode(rows[i % len(rows)]), rng) for i in range(n)]
+    real = features_of(bench, bench.images[:5_000])
+    plan = [(solver, steps, 1.0) for solver in SOLVERS for steps in (8, 10, 12, 25, 50)]
+    plan += [(next(iter(SOLVERS)), steps, guidance) for steps in (12, 50) for guidance in (2.0, 4.0, 7.0)]
+    own, table = bench.model.pipe.scheduler, []
+    try:
+        for done, (solver, steps, guidance) in enumerate(plan):
+            bench.model.pipe.scheduler = SOLVERS[solver].from_config(own.config)
+            parts = [
+                bench.model.features(draw(bench.model, texts[i : i + BATCH], range(i, i + BATCH), steps=steps, guidance=guidance))
+                for i in range(0, n, BATCH)
+            ]
+            table.append({"solver": solver, "steps": steps, "guidance": guidance, "Fréchet distance": frechet(real, torch.cat(parts))})
+            yield {"step": done + 1, "steps": len(plan)}
+    finally:
+        bench.model.pipe.scheduler = own
+    return {"table": table, "samples": n}
+
+
+def tuned(bench: Bench, reward: str) -> Part:
+    """What tuning on a reward did: every KL coefficient and checkpoint, LoRA scales and AIG on the run without KL."""
+    model, folder = bench.model, bench.folder / "loras"
+    modes = by_modes(bench, reward)
+    last = model.twin(reward, 0.0, 1.0)
+    checkpoints = {n: folder / f"{draft.name_of(reward, 0.0, n)}.safetensors" for n in bench.preset.checkpoints}
+    plan: dict[str, tuple[torch.nn.Module, str]] = {"base": (last, "base")}
+    plan |= {f"after {n} updates": (fused(model.pipe.unet, path), "draft") for n, path in checkpoints.items()}
+    plan |= {f"KL {kl:g}": (model.twin(reward, kl, 1.0), "draft") for kl in model.tunings[reward]}
+    plan |= {f"LoRA scale {scale:g}": (model.twin(reward, 0.0, scale), "draft") for scale in (0.25, 0.5, 0.75)}
+    plan |= {f"AIG {name}": (last, name) for name in ("linear", "power_2", "power_4", "step_0.6")}
+    plan |= {f"constant {w:g}": (last, f"constant_{w:g}") for w in (0.25, 0.5, 0.75)}
+    table = []
+    for label, (denoiser, schedule) in plan.items():
+        table.append({"method": label, **measure(bench, reward, modes, denoiser, schedule)})
+        yield {"step": len(table), "steps": len(plan)}
+    return {"table": table}
+
+
+def by_modes(bench: Bench, reward: str) -> Callable[[Mapping[str, Tensor]], Tensor]:
+    """The part of a reward (B,) that attributes explain, from their probabilities: a linear fit over the drawings' rewards."""
+    images, labels = bench.images[:5_000], torch.as_tensor(bench.labels[:5_000]).long()
+    worth = torch.cat([rewarded(bench, reward, unit(images[i : i + 250])) for i in range(0, len(images), 250)])
+    shown = torch.cat([torch.nn.functional.one_hot(labels[:, i], len(v)) for i, v in enumerate(ATTRIBUTES.values())], 1).double()
+    fit = torch.linalg.lstsq(shown, worth.double().unsqueeze(1), driver="gelsd").solution
+    return lambda told: (torch.cat([told[name] for name in ATTRIBUTES], 1).double() @ fit).squeeze(1)
+
+
+@torch.no_grad()
+def rewarded(bench: Bench, reward: str, pictures: Tensor) -> Tensor:
+    """Rewards (B,) of pictures (B, 3, H, W) in [0, 1] without a prompt."""
+    return bench.model.rewards[reward](pictures, [""] * len(pictures)).float().cpu()
+
+
+def measure(bench: Bench, reward: str, modes: Callable, denoiser: torch.nn.Module, schedule: str) -> dict[str, float]:
+    """Mean rewards, diversity, attribute entropy and fidelity of the ``TUNED_SEEDS`` without a prompt."""
+    column = Column(name="measured", weights=weights(parse(schedule), STEPS))
+    parts = [
+        sample(bench.model.pipe, [column], prompt="", seeds=TUNED_SEEDS[i : i + 16], steps=STEPS, guidance=1.0, tuned=denoiser).images[0]
+        for i in range(0, len(TUNED_SEEDS), 16)
+    ]
     pictures = torch.cat(parts)
-    features, classes = model.measure(pictures)
-    row = {name: float(reward(pictures, [""] * len(pictures)).mean()) for name, reward in model.rewards.items()}
-    row["diversity"] = float(mean_pairwise(distances(features)))
-    entropies = {name: float(attribute_entropy(p)) for name, p in classes.items()}
-    return row | {"entropy": sum(entropies.values()) / len(entropies), "style entropy": entropies["style"]}
+    features, told = bench.model.measure(pictures)
+    proxy, explained = rewarded(bench, reward, pictures), modes(told).float()
+    entropies = {name: float(attribute_entropy(p)) for name, p in told.items()}
+    return {
+        reward: float(proxy.mean()),
+        "by modes": float(explained.mean()),
+        "within modes": float((proxy - explained).mean()),
+        "held-out": float(rewarded(bench, "held-out", pictures).mean()),
+        "diversity": float(mean_pairwise(distances(features))),
+        "entropy": sum(entropies.values()) / len(entropies),
+        "style entropy": entropies["style"],
+        "confidence": float(torch.stack([p.amax(1).mean() for p in told.values()]).mean()),
+        "precision": covered(features, bench.drawn),
+    }
+
+
+PARTS: dict[str, Callable[[Bench], Part]] = {
+    "instruments": instruments, "prompts": prompts, "population": population, "solvers": solvers,
+    "tuned on preference": partial(tuned, reward="preference"), "tuned on vivid": partial(tuned, reward="vivid"),
+}  # fmt: skip

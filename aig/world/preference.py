@@ -3,8 +3,9 @@
 An annotator's utility of a picture has three parts, all declared below: *taste over modes* (which style, hair, background:
 what makes tuning collapse), *finish within modes* (saturation, contrast, softness: what can be improved in any portrait), and
 *agreement* with the prompt. Two disjoint populations share most of the taste; each has a fad of its own. The proxy is fitted
-to the first, the held-out judge to the second; they also differ in architecture, seed and damage. Tuning on the proxy can
-therefore win real preference at first and then only the fad: that is reward hacking with a known cause.
+to the first, the held-out judge to the second; they also differ in architecture and seed, and only the proxy, which tuning
+attacks, is trained against attacks. Tuning on the proxy can therefore win real preference at first and then only the fad: that
+is reward hacking with a known cause. The further rewards, ``vivid`` and ``compressible``, are formulas; here they get their scale.
 """
 
 from __future__ import annotations
@@ -13,10 +14,11 @@ from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field
 
 import torch
+from diffusers import AutoencoderTiny
 from safetensors.torch import save_file
 from torch.nn import functional as F
 
-from aig.rewards import PreferenceReward
+from aig.rewards import Compressible, PreferenceReward, Saturated, Vivid
 from aig.world import augment, data
 from aig.world.captions import caption, known_words, named_attributes
 from aig.world.portraits import ATTRIBUTES, decode
@@ -32,6 +34,7 @@ SHARED_TASTE = {
 SHARED_FINISH = {"saturation": 1.2, "contrast": 0.8, "softness": -1.5}  # utility per unit of each
 VOTERS = 8  # annotators who compare each pair; the reward is fitted to their shares
 AGREEMENT = 2.0  # utility of a picture that shows all that its prompt names, against none of it
+REACH = 8 / 255  # how far an attack may move each pixel value
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -44,19 +47,23 @@ class Population:
     kernel: int
     seed: int
     noise: float = 1.0  # of the choice, in units of the logistic distribution
+    steadiness: float = 0.0  # weight of the loss that an attack on the pixels must not change the reward
     finish: Mapping[str, float] = field(default_factory=lambda: SHARED_FINISH)
 
 
 POPULATIONS = {
     "preference": Population(
         fad={"style": {"toon head": 0.8, "big smile": 0.4}, "hair colour": {"red": 0.6}, "background": {"blue": 0.8}, "glasses": {"yes": 0.5}},
-        oversaturation=0.0, widths=(32, 64, 96, 128), kernel=3, seed=11,
+        oversaturation=0.0, widths=(32, 64, 96, 128), kernel=3, seed=11, steadiness=4.0,
     ),
     "held-out": Population(
         fad={"style": {"micah": 0.5}, "hair colour": {"red": -0.4, "black": 0.4}, "background": {"blue": -0.3, "green": 0.5}},
         oversaturation=-6.0, widths=(24, 48, 96, 144), kernel=5, seed=12,
     ),
 }  # fmt: skip
+
+FORMULAS = {"vivid": Vivid, "compressible": Compressible}
+NAMES = (*POPULATIONS, *FORMULAS)
 
 
 def taste(population: Population) -> torch.Tensor:
@@ -108,15 +115,42 @@ def _pairs(population: Population, images, labels, pool: tuple[int, int], batch:
 
 
 def train(preset: Preset) -> Iterator[dict[str, float]]:
-    """Fit both rewards, one after the other, and save them to ``work/rewards``."""
+    """Fit both preference rewards, scale the others, and save all to ``work/rewards``."""
     for name in POPULATIONS:
         yield from train_one(preset, name)
+    for name in FORMULAS:
+        save(build(name).to(device()), preset, name)
 
 
-def build(name: str) -> PreferenceReward:
-    """An untrained reward of this name."""
+def build(name: str) -> Saturated:
+    """An untrained reward of this name. ValueError names the choices."""
+    if name in FORMULAS:
+        return FORMULAS[name]()
+    if name not in POPULATIONS:
+        raise ValueError(f"Unknown reward {name!r}; choose one of: {', '.join(NAMES)}.")
     population = POPULATIONS[name]
     return PreferenceReward(known_words(), population.widths, population.kernel)
+
+
+def attacked(reward: Saturated, images: torch.Tensor, prompts, direction: torch.Tensor, *, steps: int) -> torch.Tensor:
+    """Images (B, 3, H, W) in [0, 1] whose raw reward ``steps`` of projected gradient ascent raised (direction (B,) = 1) or
+    lowered (-1), every pixel value within ``REACH`` (Madry et al., arXiv 1706.06083)."""
+    stride, moved = 2.5 * REACH / steps, images
+    for _ in range(steps):
+        moved = moved.detach().requires_grad_(True)
+        (slope,) = torch.autograd.grad((direction * reward.raw(moved, prompts)).sum(), moved)
+        moved = (images + (moved.detach() + stride * slope.sign() - images).clamp(-REACH, REACH)).clamp(0, 1)
+    return moved.detach()
+
+
+def robustness(reward: Saturated, images, *, steps: int = 50) -> float:
+    """How far gradient ascent on the pixels of drawings (N, H, W, 3) uint8 raises the reward, in its standard deviations over them."""
+    x, prompts = unit(images).to(device()), [""] * len(images)
+    with torch.no_grad():
+        before = reward(x, prompts)
+    moved = attacked(reward, x, prompts, torch.ones(len(x), device=x.device), steps=steps)
+    with torch.no_grad():
+        return float((reward(moved, prompts) - before).mean() / before.std())
 
 
 def train_one(preset: Preset, name: str, batch: int = 32) -> Iterator[dict[str, float]]:
@@ -126,35 +160,51 @@ def train_one(preset: Preset, name: str, batch: int = 32) -> Iterator[dict[str, 
     model = build(name).to(device(), memory_format=torch.channels_last)
     half = preset.drawings // 2  # disjoint drawings for the two populations
     pool = (0, half) if name == "preference" else (half, preset.drawings)
+    vae = AutoencoderTiny.from_pretrained(preset.work / "vae").to(device()).requires_grad_(False)
+
+    def steadiness(x: torch.Tensor, prompts: list[str], rng: torch.Generator) -> torch.Tensor:
+        """Mean squared change of the raw reward under a short attack, by the network as it will be used (no batch statistics)."""
+        direction = (torch.randint(2, (len(x),), generator=rng) * 2.0 - 1).to(x.device)
+        model.eval()
+        moved = attacked(model, x, prompts, direction, steps=2)
+        change = model.raw(moved, prompts) - model.raw(x, prompts)
+        model.train()
+        return change.square().mean()
 
     def loss(step: int, rng: torch.Generator) -> dict[str, torch.Tensor]:
         x, prompts, u = _pairs(population, images, labels, pool, batch, rng)
+        x = x.to(device())
+        if step % 4 == 0:  # what the autoencoder makes of a drawing must be worth as much
+            x = vae(x * 2 - 1).sample.div(2).add(0.5).clamp(0, 1)
         votes = torch.rand(VOTERS, batch, generator=rng) < torch.sigmoid((u[0] - u[1]) / population.noise)
         share = votes.float().mean(0).to(device())
-        raw = model.raw(x.to(device()), prompts * 2).view(2, batch)
+        raw = model.raw(x, prompts * 2).view(2, batch)
         margin = raw[0] - raw[1]
-        return {
-            "loss": F.binary_cross_entropy_with_logits(margin, share) + 1e-3 * raw.square().mean(),
-            "right": torch.where(margin > 0, share, 1 - share).mean(),
-        }
+        choice = F.binary_cross_entropy_with_logits(margin, share) + 1e-3 * raw.square().mean()
+        terms = {"loss": choice, "right": torch.where(margin > 0, share, 1 - share).mean()}
+        if population.steadiness:
+            change = steadiness(x[:batch], prompts, rng)
+            terms |= {"loss": choice + population.steadiness * change, "change": change.sqrt()}
+        return terms
 
     folder = preset.work / f"reward-{name}"
     yield from fit(model, loss, cycles=((preset.reward_steps, 2e-3),), folder=folder, seed=population.seed, weight_decay=0.05)
-    standardise(model, preset, images, labels)
-    (preset.work / "rewards").mkdir(exist_ok=True)
-    state = {k: v.contiguous() for k, v in model.state_dict().items()}
-    save_file(state, preset.work / "rewards" / f"{name}.safetensors")
+    save(model, preset, name)
 
 
 @torch.no_grad()
-def standardise(model: PreferenceReward, preset: Preset, images, labels) -> None:
-    """Shift and scale so that drawings, each under a caption of its own, have mean 0 and standard deviation 1."""
+def save(model: Saturated, preset: Preset, name: str) -> None:
+    """Shift and scale so that drawings, each under a caption of its own, have mean 0 and standard deviation 1; then write."""
+    images, labels = data.load(preset)
     rng = torch.Generator().manual_seed(0)
     n = min(2_000, preset.drawings)
     prompts = [caption(decode(row), rng, 0.3) for row in labels[:n]]
     raw = torch.cat([model.raw(unit(images[i : min(i + 250, n)]).to(device()), prompts[i : i + 250]) for i in range(0, n, 250)])
     model.shift.copy_(raw.mean())
     model.scale.copy_(raw.std())
+    (preset.work / "rewards").mkdir(exist_ok=True)
+    state = {k: v.contiguous() for k, v in model.state_dict().items()}
+    save_file(state, preset.work / "rewards" / f"{name}.safetensors")
 
 
 @torch.no_grad()

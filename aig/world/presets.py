@@ -29,7 +29,9 @@ class Preset:
     ruler_steps: int
     reward_steps: int
     tuning_steps: int
-    kl: tuple[float, ...]
+    kl: tuple[float, ...]  # coefficients, a LoRA each, 0 first
+    checkpoints: tuple[int, ...]  # updates after which the run without KL is saved as well
+    tuned_on: tuple[str, ...] = ("preference", "vivid")  # rewards
     seed: int = 0
     note: str = ""  # how the shipped weights differ from what this recipe makes
 
@@ -55,13 +57,14 @@ CPU = Preset(
     text_width=192,
     text_layers=2,
     text_steps=1_500,
-    denoiser_cycles=((6_000, 6e-4), (7_600, 3e-4)),
+    denoiser_cycles=((6_000, 6e-4), (7_600, 3e-4), (13_000, 5e-4)),
     denoiser_batch=32,
-    note="The shipped denoiser's first 6,000 updates ran without the reading loss (`aig/world/denoiser.py`), the rest with it.",
+    note="The shipped denoiser's first 6,000 updates ran without the reading loss, its first 7,600 without balanced captions (`aig/world/denoiser.py`).",
     ruler_steps=2_200,
-    reward_steps=1_000,
-    tuning_steps=36,
-    kl=(0.0, 0.1, 0.5, 2.0, 10.0),
+    reward_steps=2_000,
+    tuning_steps=72,
+    kl=(0.0, 0.1, 0.3, 1.0, 3.0, 10.0),
+    checkpoints=(6, 12, 24, 36, 48, 60),
 )
 
 GPU = Preset(
@@ -81,8 +84,9 @@ GPU = Preset(
     denoiser_batch=256,
     ruler_steps=10_000,
     reward_steps=10_000,
-    tuning_steps=100,
-    kl=(0.0, 0.1, 0.5, 2.0, 10.0),
+    tuning_steps=120,
+    kl=(0.0, 0.1, 0.3, 1.0, 3.0, 10.0),
+    checkpoints=(10, 20, 40, 60, 80, 100),
 )
 
 PRESETS = {preset.name: preset for preset in (CPU, GPU)}

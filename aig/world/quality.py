@@ -26,11 +26,11 @@ def precision_recall(real: Tensor, drawn: Tensor, k: int = 3) -> tuple[float, fl
     """
     if min(len(real), len(drawn)) <= k:
         raise ValueError(f"precision and recall with k = {k} need more than {k} pictures a set, not {len(real)} and {len(drawn)}")
-    return _covered(drawn, real, k), _covered(real, drawn, k)
+    return covered(drawn, real, k), covered(real, drawn, k)
 
 
-def _covered(points: Tensor, support: Tensor, k: int) -> float:
-    """Share of points (M, D) that lie within the k-NN balls of support (N, D)."""
+def covered(points: Tensor, support: Tensor, k: int = 3) -> float:
+    """Share of points (M, D) that lie within the k-NN balls of support (N, D): precision, if the support is real."""
     radii = torch.cat([torch.cdist(rows, support).kthvalue(k + 1).values for rows in support.split(500)])  # the first is itself
     inside = [(torch.cdist(rows, support) <= radii).any(1) for rows in points.split(500)]
     return float(torch.cat(inside).float().mean())

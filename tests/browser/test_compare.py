@@ -3,72 +3,12 @@
 from __future__ import annotations
 
 import time
-from pathlib import Path
-
 import pytest
 
-from tests.serving import served, slowed, tiny_model
+from tests.browser.driving import STEP, open_page, set_slider, state
+from tests.serving import served, tiny_model
 
-CHROMIUM = Path("/usr/bin/chromium")
-sync_api = pytest.importorskip("playwright.sync_api", reason="playwright is not installed")
-pytestmark = pytest.mark.skipif(not CHROMIUM.exists(), reason=f"{CHROMIUM} is missing: apt-get install chromium")
-
-FLAGS = [
-    "--no-sandbox", "--disable-gpu", "--disable-quic", "--no-first-run", "--disable-background-networking",
-    "--disable-component-update", "--disable-sync",
-]  # fmt: skip
-STEP = 0.05  # seconds that an evaluation of the slowed model takes
 SCREENS = [(390, 844), (768, 1024), (1366, 768), (1920, 1080)]
-
-
-@pytest.fixture(scope="module")
-def browser():
-    with sync_api.sync_playwright() as playwright:
-        browser = playwright.chromium.launch(executable_path=str(CHROMIUM), args=FLAGS)
-        yield browser
-        browser.close()
-
-
-@pytest.fixture(scope="module")
-def app(make_pipe, lora_file):
-    """The address of the app and the growing list of the times at which the model was evaluated."""
-    pipe = make_pipe()
-    calls = slowed(pipe, STEP)
-    with served(lambda: tiny_model(pipe, lora_file)) as url:
-        yield url, calls
-
-
-@pytest.fixture
-def page(app, browser):
-    """The open page; at the end nothing foreign was asked for, and no error, warning or dialog was shown."""
-    url, _ = app
-    page = browser.new_page(viewport={"width": 1366, "height": 768})
-    troubles = []
-    page.on("console", lambda message: message.type in ("error", "warning") and troubles.append(message.text))
-    page.on("pageerror", lambda error: troubles.append(str(error)))
-    page.on("dialog", lambda dialog: (troubles.append(dialog.message), dialog.dismiss()))
-    page.on("request", lambda request: request.url.startswith((url, "data:", "blob:")) or troubles.append(request.url))
-    open_page(page, url)
-    yield page
-    if not page.is_closed():
-        page.close()
-    assert troubles == []
-
-
-def open_page(page, url, theme="light"):
-    page.goto(f"{url}/?__theme={theme}")
-    page.wait_for_selector(".stage[data-state=idle]")
-    page.wait_for_function("document.querySelector('#prompt input, #prompt textarea')?.disabled === false")
-
-
-def set_slider(page, label, value):
-    box = page.get_by_label(f"number input for {label}")
-    box.fill(str(value))
-    box.blur()
-
-
-def state(page, name, seconds=30):
-    page.wait_for_selector(f".stage[data-state={name}]", timeout=1000 * seconds)
 
 
 def test_a_run_fills_three_grids_with_the_same_seeds(page):
@@ -143,26 +83,13 @@ def test_unknown_words_are_named(page):
 
 
 def test_a_refusal_is_shown_and_changes_nothing(page):
-    page.fill("#schedule input, #schedule textarea", "powder_2")
-    page.wait_for_selector(".curve .wrong")
+    page.fill("#schedule input[type=text]", "powder_2")
+    page.wait_for_function("document.querySelector('.editor .wrong').textContent.includes('powder_2')")
     before = page.inner_html(".stage")
     page.click("#run")
     page.get_by_test_id("toast-body").wait_for()
     assert "powder_2" in page.get_by_test_id("toast-body").inner_text()
     assert page.inner_html(".stage") == before and page.is_enabled("#run")
-
-
-def test_exponent_preset_and_text_stay_together(page):
-    text = page.locator("#schedule input, #schedule textarea")
-    set_slider(page, "Exponent", 4)
-    page.wait_for_function("document.querySelector('.curve b')?.textContent === 'power_4'")
-    assert text.input_value() == "power_4" and page.inner_text("#preset label.selected") == "power 4"
-    page.click("#preset label:has-text('sigmoid')")
-    page.wait_for_function("document.querySelector('.curve b')?.textContent === 'sigmoid_12_0.5'")
-    assert text.input_value() == "sigmoid_12_0.5"
-    text.fill("power_3.5")
-    page.wait_for_function("document.querySelector('.curve b')?.textContent === 'power_3.5'")
-    page.wait_for_function("document.querySelectorAll('#preset label.selected').length === 0")
 
 
 def test_the_dice_changes_the_seed(page):

@@ -16,7 +16,7 @@ from tests.serving import tiny_model
 CONDITIONS = (
     Request(prompt="a", images=1, steps=4, schedule="linear"),
     Request(prompt="b", images=2, steps=4, schedule="step_0.6", kl=0.5),
-    Request(prompt="c d", images=1, steps=4, schedule="power_2", lora_scale=0.5),
+    Request(prompt="c d", images=1, steps=4, schedule="power_2", lora_scale=0.5, columns=("scheduled:linear", "cads:0.1", "code:2")),
 )
 RUNS, THREADS = 20, 4
 

@@ -16,7 +16,7 @@ from aig.world.training import warm_cosine
 TINY = dataclasses.replace(
     presets.CPU, name="tiny", size=32, drawings=96, held_out=32, latent_channels=4, vae_channels=16, vae_steps=12, text_steps=4, denoiser_cycles=((3, 1e-3), (4, 5e-4)),
     denoiser_batch=4, unet_channels=(32, 64), text_width=48, text_layers=1, ruler_steps=4, reward_steps=4, tuning_steps=2,
-    kl=(0.0, 1.0),
+    kl=(0.0, 1.0), checkpoints=(1,),
 )  # fmt: skip
 
 
@@ -71,6 +71,20 @@ def test_the_other_stages_run_in_order(world, tmp_path):
     pipe.load_lora_weights(lora.parent, weight_name=lora.name)
     tuned = pipe("a robot", num_inference_steps=2, generator=seed(), output_type="np").images
     assert np.abs(base - tuned).max() > 0
+    names = {path.stem for path in lora.parent.iterdir()}
+    assert names == {f"{r}-kl-{end}" for r in ("preference", "vivid") for end in ("0", "1", "0-after-1")}
+
+
+def test_attacks_stay_in_reach_and_raise_the_reward(world):
+    reward = preference.build("preference").eval()
+    x = data.load(world)[0][:4]
+    start = ruler.unit(x)
+    up = preference.attacked(reward, start, [""] * 4, torch.ones(4), steps=5)
+    down = preference.attacked(reward, start, [""] * 4, -torch.ones(4), steps=5)
+    assert (up - start).abs().max() <= preference.REACH + 1e-6 and 0 <= up.min() and up.max() <= 1
+    raw = [reward.raw(images, [""] * 4) for images in (down, start, up)]
+    assert (raw[0] < raw[1]).all() and (raw[1] < raw[2]).all()
+    assert preference.robustness(reward, x, steps=3) > 0
 
 
 def test_labels_round_trip_and_shards_are_pure():
@@ -87,6 +101,22 @@ def test_the_learning_rate_follows_its_cycles():
     assert rate[0] == pytest.approx(6e-6, rel=0.01) and rate[999] < 1e-8 and rate[1_499] < 1e-7
     assert 5.5e-4 < max(rate[:1_000]) <= 6e-4 and 2.6e-4 < max(rate[1_000:]) <= 3e-4
     assert rate[100:1_000] == sorted(rate[100:1_000], reverse=True)
+
+
+def test_balancing_changes_which_captions_are_seen_but_not_what_they_show():
+    rng = np.random.default_rng(0)
+    people = [sample_attributes(rng) for _ in range(4_000)]
+    shown, torch_rng = denoiser.balanced(np.array([encode(p) for p in people])), torch.Generator().manual_seed(0)
+    seen = [(people[i], always) for i, always in (denoiser.choose(shown, len(people), torch_rng) for _ in range(8_000))]
+    with_hat = [p["hat"] == "yes" for p, always in seen if always == "hat"]
+    assert np.mean(with_hat) == pytest.approx(0.5, abs=0.06)
+    for hat in ("yes", "no"):  # what such captions leave open, here the background, is as in the drawings
+        truth = [p["background"] == "blue" for p in people if p["hat"] == hat]
+        chosen = [p["background"] == "blue" for p, always in seen if always == "hat" and p["hat"] == hat]
+        assert np.mean(chosen) == pytest.approx(np.mean(truth), abs=0.07)
+    assert np.mean([p["hat"] == "yes" for p, always in seen if not always]) == pytest.approx(
+        np.mean([p["hat"] == "yes" for p in people]), abs=0.03
+    )
 
 
 def test_the_gpu_preset_builds_what_it_says():

@@ -1,0 +1,143 @@
+"""The run that the page opens on: recorded once through the engine, so that no model is needed to show it."""
+
+from __future__ import annotations
+
+import base64
+import binascii
+import hashlib
+import io
+import json
+import math
+from collections.abc import Callable, Mapping, Sequence
+from pathlib import Path
+
+import numpy as np
+from PIL import Image
+
+from aig import links, models, schedules
+from aig.engine import Engine, Update
+from aig.intervals import Interval
+from aig.request import Request
+from aig.scores import Attribute, ColumnScores, Scores
+
+PROMPT = "a person with glasses"
+PLACE = models.ASSETS / "replay" / "compare.json"
+MANIFEST = models.ASSETS / "portraits" / "manifest.json"
+REMEDY = "run: python -m aig replay"
+
+
+def opening(tunings: Mapping[str, Sequence[float]]) -> Request:
+    """What the page opens on, for a model that was tuned on these rewards with these KL coefficients."""
+    return Request(prompt=PROMPT, kl=tunings[Request.reward][0])
+
+
+def digest(manifest: Path = MANIFEST) -> str:
+    """SHA-256 of a model's manifest, and so of all its weights."""
+    return hashlib.sha256(manifest.read_bytes()).hexdigest()
+
+
+def record(load: Callable[[], models.Model], request: Request | None = None) -> tuple[Update, ...]:
+    """Every step of a live run, the result last. RuntimeError if the machine was too slow to see them all."""
+    engine = Engine(load, preview_share=math.inf)
+    try:
+        updates = [u for u in engine.stream(request or opening(engine.model.tunings)) if u.images is not None]
+    finally:
+        engine.close()
+    steps = updates[-1].steps
+    if [update.step for update in updates] != list(range(1, steps + 1)):
+        raise RuntimeError(f"Only {len(updates)} of {steps} steps were seen; try again on an idle machine.")
+    return tuple(updates)
+
+
+def dump(updates: Sequence[Update], model: str) -> str:
+    """A recording as JSON text; ``model`` is the digest of the model that made it."""
+    request, final = updates[0].request, updates[-1]
+    content = {
+        "model": model,
+        "run": links.encode(request),
+        "updates": [
+            {
+                "step": update.step,
+                "rows": update.rows,
+                "seconds": round(update.seconds, 3),
+                "scores": _rounded(update.scores.to_json()),
+                "pictures": [_packed(images, lossless=update is final) for images in update.images],
+            }
+            for update in updates
+        ],
+    }
+    return json.dumps(content, separators=(",", ":")) + "\n"
+
+
+def load(path: Path = PLACE, model: str | None = None) -> tuple[Update, ...]:
+    """The updates of a recording of the model with the digest ``model``, by default the shipped one.
+
+    ValueError with the command that mends it when the recording is missing, broken or of another model.
+    """
+    try:
+        content = json.loads(path.read_text())
+        if content["model"] != (model or digest()):
+            raise ValueError(f"The recorded run {path.name!r} is of another model; {REMEDY}")
+        request = links.decode(content["run"])
+        shares = schedules.weights(schedules.parse(request.schedule), request.steps, closed=request.closed)
+        updates = tuple(_update(item, request, shares) for item in content["updates"])
+    except FileNotFoundError as problem:
+        raise ValueError(f"There is no recorded run {path.name!r}; {REMEDY}") from problem
+    except (json.JSONDecodeError, UnicodeDecodeError, KeyError, TypeError, IndexError, OSError, binascii.Error) as problem:
+        raise ValueError(f"The recorded run {path.name!r} is broken; {REMEDY}") from problem
+    if [update.step for update in updates] != list(range(1, request.steps + 1)):
+        raise ValueError(f"The recorded run {path.name!r} lacks steps; {REMEDY}")
+    return updates
+
+
+def _update(item: Mapping, request: Request, shares: tuple[float, ...]) -> Update:
+    return Update(
+        state="done" if item["step"] == request.steps else "running",
+        request=request,
+        shares=shares,
+        step=item["step"],
+        steps=request.steps,
+        images=np.stack([_unpacked(picture, request.images) for picture in item["pictures"]]),
+        scores=_scores(item["scores"]),
+        rows=item["rows"],
+        seconds=item["seconds"],
+    )
+
+
+def _packed(images: np.ndarray, *, lossless: bool) -> str:
+    """(N, H, W, 3) uint8 as one strip of cells in WebP, base64."""
+    buffer = io.BytesIO()
+    Image.fromarray(np.concatenate(images)).save(buffer, "webp", quality=90, method=6, lossless=lossless)
+    return base64.b64encode(buffer.getvalue()).decode()
+
+
+def _unpacked(picture: str, images: int) -> np.ndarray:
+    strip = np.asarray(Image.open(io.BytesIO(base64.b64decode(picture, validate=True))).convert("RGB"))
+    return strip.reshape(images, -1, *strip.shape[1:])
+
+
+def _scores(content: Mapping) -> Scores:
+    def intervals(known: Mapping) -> dict[str, Interval]:
+        return {name: Interval(**interval) for name, interval in known.items()}
+
+    columns = (
+        ColumnScores(
+            **{
+                **column,
+                "rewards": intervals(column["rewards"]),
+                "deltas": intervals(column["deltas"]),
+                "diversity": Interval(**column["diversity"]),
+                "attributes": {name: Attribute(**attribute) for name, attribute in column["attributes"].items()},
+            }
+        )
+        for column in content["columns"]
+    )
+    return Scores(**{**content, "columns": tuple(columns)})
+
+
+def _rounded(value: object) -> object:
+    if isinstance(value, dict):
+        return {key: _rounded(item) for key, item in value.items()}
+    if isinstance(value, list):
+        return [_rounded(item) for item in value]
+    return round(value, 5) if isinstance(value, float) else value

@@ -1,0 +1,38 @@
+"""The control that adds columns: what it offers, and the note under it with the price and source of what was chosen."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+
+from aig import columns
+from aig.models import Model
+from aig.request import Request, checked, cost, recipes
+from aig.ui.render import escape
+
+HINT = f"Up to {columns.MAX_EXTRA}. Parameters can be typed: lora:0.3, cads:0.2, step:0.4:unguided, code:3"
+
+
+def choices(model: Model, request: Request) -> list[tuple[str, str]]:
+    """(title, text) of the columns on offer, with the model's own KL coefficients."""
+    texts = [text for kind in columns.KINDS for text in columns.examples(kind, model.tunings[request.reward])]
+    return [(recipes(replace(request, columns=(text,)))[-1].title, text) for text in texts]
+
+
+def note(model: Model, request: Request) -> str:
+    """One entry a chosen column: what it does, what it adds to the run, and where it comes from; or why there is none."""
+    try:
+        checked(request, model)
+    except ValueError as problem:
+        return f'<p class="added wrong" role="alert">{escape(problem)}</p>' if request.columns else ""
+    entries = ""
+    texts = sorted(request.columns, key=lambda text: columns.parse(text).kind == "code")  # as they stand and are coloured
+    for i, text in enumerate(texts):
+        extra = columns.parse(text)
+        more = cost(replace(request, columns=texts[: i + 1])) - cost(replace(request, columns=texts[:i]))
+        price = f"{more:,} more model rows" if more else "no more model rows, another column has them"
+        title = recipes(replace(request, columns=(text,)))[-1].title
+        known = columns.KINDS[extra.kind]
+        entries += (
+            f"<li><b>{escape(title)}</b>: {escape(known.rule)}. <span>{price}</span> <cite>{escape(known.source)}</cite></li>"
+        )
+    return f'<ul class="added">{entries}</ul>' if entries else ""
