@@ -101,7 +101,7 @@ def main() -> None:
     with app(arguments.port) as url, sync_playwright() as playwright:
         browser = playwright.chromium.launch(executable_path=str(CHROMIUM), args=FLAGS)
         page = browser.new_page(viewport={"width": 1366, "height": 768})
-        open_page(page, url)
+        open_page(page, url, expected="done")
         results = {"at rest": dragged(page, arguments.seconds)}
         set_slider(page, "Images", 4)
         set_slider(page, "Steps", 20)
