@@ -36,8 +36,11 @@ LAUNCH = {
 }
 
 
-def build(engine: Engine, recording: Sequence[Update] = ()) -> gr.Blocks:
-    """The whole app around a running engine, not launched yet; its page opens on the recorded run, if there is one."""
+def build(engine: Engine, recording: Sequence[Update] = (), offered: Sequence[models.Facts] = ()) -> gr.Blocks:
+    """The whole app around a running engine, not launched yet; its page opens on the recorded run, if there is one.
+
+    offered: the models that can be chosen beside the engine's first.
+    """
     with gr.Blocks(
         title="AIG Explorer",
         fill_width=True,
@@ -45,7 +48,7 @@ def build(engine: Engine, recording: Sequence[Update] = ()) -> gr.Blocks:
         analytics_enabled=False,  # nobody is counted
     ) as app:
         gr.HTML(theme.masthead(), js_on_load=theme.masthead_script(), apply_default_css=False)
-        app.unload(compare.build(engine, app, recording))
+        app.unload(compare.build(engine, app, recording, offered))
     # A bounded queue, and no way around it: api_open would let REST calls skip it.
     return app.queue(max_size=64, api_open=False, default_concurrency_limit=8)
 

@@ -35,7 +35,7 @@ def best_of(
     tuned: nn.Module | None = None,
     on_frame: Callable[[Frame], None] | None = None,
     stop: Callable[[], bool] | None = None,
-    preview_share: float = 0.06,
+    preview_share: float = 0.05,
 ) -> Frame:
     """One column of CoDe images, one image a seed; the arguments that ``sampling.sample`` has too mean the same.
 

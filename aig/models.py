@@ -6,34 +6,73 @@ import hashlib
 import json
 import os
 import re
-from collections.abc import Callable, Mapping
-from dataclasses import dataclass
+from collections.abc import Callable, Collection, Mapping
+from dataclasses import dataclass, field
 from functools import lru_cache
 from pathlib import Path
 
 import torch
+from diffusers import DiffusionPipeline
 
 from aig.packed import packed
+from aig.rewards import Reward
 
 ASSETS = Path(__file__).parent.parent / "assets"
 CHOICES = ("portraits",)
 
 
 @dataclass(frozen=True, kw_only=True)
-class Model:
-    """A base pipeline, its tuned twins, and everything that judges its images.
-
-    Images are (B, 3, H, W) in [0, 1]. ``attributes`` and ``values`` exist where the truth is known (the embedded world).
-    """
+class Facts:
+    """What is known of a model without loading it: requests are checked against it, and the page is laid out by it."""
 
     name: str
-    pipe: object  # diffusers.StableDiffusionPipeline
-    rewards: Mapping[str, Callable[..., torch.Tensor]]  # by name; "held-out" is the judge that no tuning saw
-    tunings: Mapping[str, tuple[float, ...]]  # reward that a LoRA was tuned on -> its KL coefficients, ascending
-    twin: Callable[[str, float, float], torch.nn.Module]  # (reward, kl, LoRA scale) -> tuned denoiser
+    title: str
+    tunings: Mapping[str, tuple[float, ...]]  # tuned model -> its KL coefficients, ascending
+    rewards: Collection[str]
+    held_out: str  # the reward that no tuning saw
+    size: int  # of an image, in pixels
+    max_words: int  # of a prompt
+    tuned_on: Mapping[str, str] = field(default_factory=dict)  # tuned model -> its reward, unless that is its own name
+    values: Mapping[str, tuple[str, ...]] = field(default_factory=dict)  # attribute -> its values, where the truth is known
+    defaults: Mapping[str, object] = field(default_factory=dict)  # of a Request, where this model wants others
+    about: str = ""  # licence and price, for the page
+
+    def proxy(self, tuning: str) -> str:
+        """The reward that a tuned model was tuned on."""
+        return self.tuned_on.get(tuning, tuning)
+
+    def judges(self, tuning: str) -> tuple[str, ...]:
+        """The rewards that are shown of a run: the one that tuning saw, then the held-out one."""
+        return tuple(name for name in dict.fromkeys((self.proxy(tuning), self.held_out)) if name in self.rewards)
+
+    def open_attributes(self, prompt: str) -> tuple[str, ...]:
+        """The attributes that the prompt does not name."""
+        if not self.values:
+            return ()
+        from aig.world.captions import named_attributes
+
+        named = named_attributes(prompt)
+        return tuple(name for name in self.values if name not in named)
+
+    def unknown_words(self, prompt: str) -> tuple[str, ...]:
+        """Words of the prompt that the model was not trained on, where they are known."""
+        if not self.values:
+            return ()
+        from aig.world.captions import unknown_words
+
+        return unknown_words(prompt)
+
+
+@dataclass(frozen=True, kw_only=True)
+class Model:
+    """A base pipeline, its tuned twins, and everything that judges its images, (B, 3, H, W) in [0, 1]."""
+
+    facts: Facts
+    pipe: DiffusionPipeline
+    rewards: Mapping[str, Reward]  # those of the facts, by name
+    twin: Callable[[str, float, float], Callable]  # (tuned model, KL coefficient, LoRA scale) -> tuned denoiser
+    moving: Callable[[str, float], Callable[[float], Callable]]  # (tuned model, KL) -> LoRA scale of a step -> denoiser
     measure: Callable[[torch.Tensor], tuple[torch.Tensor, dict[str, torch.Tensor]]]  # -> features, class probabilities
-    values: Mapping[str, tuple[str, ...]]  # attribute -> its values
-    max_words: int
 
     def features(self, images: torch.Tensor) -> torch.Tensor:
         """Features (B, D) for diversity."""
@@ -43,18 +82,13 @@ class Model:
         """Attribute -> class probabilities (B, values)."""
         return self.measure(images)[1]
 
-    def open_attributes(self, prompt: str) -> tuple[str, ...]:
-        """The attributes that the prompt does not name."""
-        from aig.world.captions import named_attributes
 
-        named = named_attributes(prompt)
-        return tuple(name for name in self.values if name not in named)
+@dataclass(frozen=True, kw_only=True)
+class Offer:
+    """A model that can be loaded on demand; ``load`` is given a function to tell what it is doing."""
 
-    def unknown_words(self, prompt: str) -> tuple[str, ...]:
-        """Words of the prompt that the model was not trained on."""
-        from aig.world.captions import unknown_words
-
-        return unknown_words(prompt)
+    facts: Facts
+    load: Callable[[Callable[[str], None]], Model]
 
 
 def verify(folder: Path) -> None:
@@ -79,7 +113,7 @@ def load(name: str = "portraits", *, assets: Path = ASSETS, kl_cache: int = 6) -
     quiet()
     from diffusers import StableDiffusionPipeline
 
-    from aig.adapters import fused
+    from aig.adapters import blend, fused
     from aig.world.captions import MAX_TOKENS
     from aig.world.portraits import ATTRIBUTES
 
@@ -95,18 +129,28 @@ def load(name: str = "portraits", *, assets: Path = ASSETS, kl_cache: int = 6) -
             tunings[found[1]] = tuple(sorted((*tunings.get(found[1], ()), float(found[2]))))
 
     @lru_cache(maxsize=kl_cache)
-    def twin(reward: str, kl: float, scale: float) -> torch.nn.Module:
-        return fused(pipe.unet, folder / "loras" / f"{reward}-kl-{kl:g}.safetensors", scale)
+    def twin(tuning: str, kl: float, scale: float) -> torch.nn.Module:
+        return fused(pipe.unet, folder / "loras" / f"{tuning}-kl-{kl:g}.safetensors", scale)
 
-    return Model(
+    rewards = load_rewards(folder, place)
+    facts = Facts(
         name=name,
-        pipe=pipe,
-        rewards=load_rewards(folder, place),
+        title="Portraits",
         tunings=tunings,
-        twin=twin,
-        measure=load_ruler(folder, place),
-        values=ATTRIBUTES,
+        rewards=tuple(rewards),
+        held_out="held-out",
+        size=pipe.unet.config.sample_size * pipe.vae_scale_factor,
         max_words=MAX_TOKENS - 2,
+        values=ATTRIBUTES,
+        about="The app's own world of cartoon portraits. CC BY 4.0.",
+    )
+    return Model(
+        facts=facts,
+        pipe=pipe,
+        rewards=rewards,
+        twin=twin,
+        moving=lambda tuning, kl: blend(pipe.unet, twin(tuning, kl, 1.0)),
+        measure=load_ruler(folder, place),
     )
 
 

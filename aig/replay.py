@@ -27,8 +27,8 @@ REMEDY = "run: python -m aig replay"
 
 
 def opening(tunings: Mapping[str, Sequence[float]]) -> Request:
-    """What the page opens on, for a model that was tuned on these rewards with these KL coefficients."""
-    return Request(prompt=PROMPT, kl=tunings[Request.reward][0])
+    """What the page opens on, for a model with these tuned models and their KL coefficients."""
+    return Request(prompt=PROMPT, kl=tunings[Request.tuning][0])
 
 
 def digest(manifest: Path = MANIFEST) -> str:
@@ -40,7 +40,7 @@ def record(load: Callable[[], models.Model], request: Request | None = None) -> 
     """Every step of a live run, the result last. RuntimeError if the machine was too slow to see them all."""
     engine = Engine(load, preview_share=math.inf)
     try:
-        updates = [u for u in engine.stream(request or opening(engine.model.tunings)) if u.images is not None]
+        updates = [u for u in engine.stream(request or opening(engine.facts().tunings)) if u.images is not None]
     finally:
         engine.close()
     steps = updates[-1].steps
@@ -95,6 +95,7 @@ def _update(item: Mapping, request: Request, shares: tuple[float, ...]) -> Updat
         state="done" if item["step"] == request.steps else "running",
         request=request,
         shares=shares,
+        judges=tuple(item["scores"]["columns"][0]["rewards"]),
         step=item["step"],
         steps=request.steps,
         images=np.stack([_unpacked(picture, request.images) for picture in item["pictures"]]),

@@ -8,7 +8,7 @@ from dataclasses import dataclass
 
 from aig import columns, schedules
 from aig.columns import MAX_EXTRA, MAX_LORA_SCALE, Extra, Recipe
-from aig.models import Model
+from aig.models import Facts
 
 MAX_IMAGES = 16  # a column; a 4 x 4 grid is what a projector shows
 MAX_STEPS = 100  # more change nothing that one could see
@@ -16,6 +16,7 @@ MAX_GUIDANCE = 20.0  # beyond it images burn out
 MAX_SEED = 2**31 - 1  # what a 32-bit client can send
 MAX_PROMPT = 400  # characters; the words are counted as well
 MAX_SCHEDULE = 2_000  # characters: 64 drawn points
+MAX_NAME = 600  # characters of a model's name, which may spell out two repositories
 MAX_ROWS = 8_000  # model evaluations of one image: about a minute on two cores
 
 
@@ -29,11 +30,12 @@ class Request:
     steps: int = 16  # denoising steps T, 1 to 100
     guidance: float = 4.0  # classifier-free guidance scale, 0 to 20; off up to 1
     schedule: str = "power_2"
-    reward: str = "preference"  # that the tuned model was tuned on, one of the model's
+    tuning: str = "preference"  # the tuned model, one of those of ``model``
     lora_scale: float = 1.0  # of the tuned model, 0 to 1.5
     kl: float = 0.0  # coefficient with which the tuned model was trained, one of the model's
     closed: bool = False  # progress i/(T-1) instead of i/T, so that the last step is the tuned model's
     columns: tuple[str, ...] = ()  # beside base, tuned and AIG, up to 3, in the forms of ``columns.parse``
+    model: str = ""  # empty: the one that the app starts with
 
     def __post_init__(self) -> None:
         if isinstance(self.columns, list):  # all that JSON knows
@@ -44,7 +46,7 @@ class Request:
         return range(self.seed, self.seed + self.images)
 
 
-def checked(request: Request, model: Model) -> tuple[float, ...]:
+def checked(request: Request, facts: Facts) -> tuple[float, ...]:
     """The shares of the AIG column. ValueError, one sentence with the value and the choices, for anything out of range."""
     prompt = request.prompt
     if not isinstance(prompt, str):
@@ -54,8 +56,8 @@ def checked(request: Request, model: Model) -> tuple[float, ...]:
     if any(c == "\0" or "\ud800" <= c <= "\udfff" for c in prompt):
         raise ValueError("The prompt contains a character that is not text (NUL or half of a surrogate pair).")
     words = max(len(prompt.split()), len(re.findall(r"[^\W_]+", prompt)))
-    if words > model.max_words:
-        raise ValueError(f"The prompt has {words} words; the model reads up to {model.max_words}.")
+    if words > facts.max_words:
+        raise ValueError(f"The prompt has {words} words; the model reads up to {facts.max_words}.")
     _whole("seed", request.seed, 0, MAX_SEED - MAX_IMAGES)
     _whole("number of images", request.images, 1, MAX_IMAGES)
     _whole("number of steps", request.steps, 1, MAX_STEPS)
@@ -64,9 +66,9 @@ def checked(request: Request, model: Model) -> tuple[float, ...]:
     if not isinstance(request.closed, bool):
         raise ValueError(f"The setting that ends the curve at 1 must be true or false, not {_shown(request.closed)}.")
     _number("KL coefficient", request.kl, 0.0, math.inf)
-    if not isinstance(request.reward, str) or request.reward not in model.tunings:
-        raise ValueError(f"No model was tuned on the reward {_shown(request.reward)}; choose one of: {', '.join(model.tunings)}.")
-    known = model.tunings[request.reward]
+    if not isinstance(request.tuning, str) or request.tuning not in facts.tunings:
+        raise ValueError(f"There is no tuned model {_shown(request.tuning)}; choose one of: {', '.join(facts.tunings)}.")
+    known = facts.tunings[request.tuning]
     if request.kl not in known:
         raise ValueError(f"No model was tuned with KL coefficient {request.kl:g}; choose one of {', '.join(f'{kl:g}' for kl in known)}.")
     if not isinstance(request.schedule, str):

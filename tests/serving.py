@@ -5,16 +5,17 @@ from __future__ import annotations
 import time
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
+from dataclasses import replace
 from functools import lru_cache
 from pathlib import Path
 
 import torch
 from diffusers import StableDiffusionPipeline
 
-from aig.adapters import fused
+from aig.adapters import blend, fused
 from aig.engine import Engine, Update
 from aig.features import Ruler
-from aig.models import Model
+from aig.models import Facts, Model, Offer
 from aig.world.portraits import ATTRIBUTES
 
 
@@ -28,22 +29,71 @@ def tiny_model(pipe: StableDiffusionPipeline, lora_file: Path, kl: tuple[float, 
         features, logits = ruler(images)
         return features, {name: (20 * values).softmax(1) for name, values in logits.items()}
 
-    return Model(
+    rewards = {
+        "preference": lambda images, prompts: images.mean(dim=(1, 2, 3)),
+        "vivid": lambda images, prompts: images.std(dim=1).mean(dim=(1, 2)),
+        "held-out": lambda images, prompts: images[:, 0].mean(dim=(1, 2)),
+    }
+
+    @lru_cache
+    def twin(tuning: str, coefficient: float, scale: float) -> torch.nn.Module:
+        return fused(pipe.unet, lora_file, scale / (1 + coefficient + (tuning == "vivid")))
+
+    facts = Facts(
         name="tiny",
-        pipe=pipe,
-        rewards={
-            "preference": lambda images, prompts: images.mean(dim=(1, 2, 3)),
-            "vivid": lambda images, prompts: images.std(dim=1).mean(dim=(1, 2)),
-            "held-out": lambda images, prompts: images[:, 0].mean(dim=(1, 2)),
-        },
+        title="Tiny",
         tunings={"preference": kl, "vivid": (0.0,)},
-        twin=lru_cache(
-            lambda reward, coefficient, scale: fused(pipe.unet, lora_file, scale / (1 + coefficient + (reward == "vivid")))
-        ),
-        measure=measure,
-        values=ATTRIBUTES,
+        rewards=tuple(rewards),
+        held_out="held-out",
+        size=16,
         max_words=20,
+        values=ATTRIBUTES,
     )
+    return Model(
+        facts=facts,
+        pipe=pipe,
+        rewards=rewards,
+        twin=twin,
+        moving=lambda tuning, coefficient: blend(pipe.unet, twin(tuning, coefficient, 1.0)),
+        measure=measure,
+    )
+
+
+def plain_model(pipe: StableDiffusionPipeline, lora_file: Path) -> Model:
+    """A second model, as unlike the first as a published one: other weights, no known attributes, other tuned models and defaults."""
+    model = tiny_model(pipe, lora_file)
+    pipe.unet.conv_out.weight.data.mul_(1.5)
+    facts = Facts(
+        name="plain",
+        title="Plain",
+        tunings={"spo": (0.0,), "dpo": (0.0,)},
+        tuned_on={"spo": "pickscore", "dpo": "pickscore"},
+        rewards=("pickscore", "imagereward"),
+        held_out="imagereward",
+        size=16,
+        max_words=20,
+        defaults={"steps": 6, "guidance": 2.0},
+        about="Open RAIL, 6.9 GB.",
+    )
+    return replace(
+        model,
+        facts=facts,
+        rewards={"pickscore": model.rewards["preference"], "imagereward": model.rewards["held-out"]},
+        measure=lambda images: (model.features(images), {}),
+        twin=lambda tuning, kl, scale: model.twin("vivid" if tuning == "dpo" else "preference", 0.0, scale),
+    )
+
+
+def finder(offers: Sequence[Offer]) -> Callable[[str], Offer]:
+    """What an engine asks for models on offer."""
+    named = {offer.facts.name: offer for offer in offers}
+
+    def find(name: str) -> Offer:
+        if name not in named:
+            raise ValueError(f"Unknown model {name[:40]!r}; choose one of: {', '.join(named)}.")
+        return named[name]
+
+    return find
 
 
 def slowed(pipe: StableDiffusionPipeline, seconds: float) -> list[float]:
@@ -59,13 +109,13 @@ def slowed(pipe: StableDiffusionPipeline, seconds: float) -> list[float]:
 
 
 @contextmanager
-def served(load: Callable[[], Model], recording: Sequence[Update] = ()) -> Iterator[str]:
-    """The address of the launched app, which opens on the recording."""
+def served(load: Callable[[], Model], recording: Sequence[Update] = (), offers: Sequence[Offer] = ()) -> Iterator[str]:
+    """The address of the launched app, which opens on the recording and has further models on offer."""
     import app  # here, because the engine's tests need no gradio
     from aig.ui import theme
 
-    engine = Engine(load)
-    blocks = app.build(engine, recording)
+    engine = Engine(load, finder(offers))
+    blocks = app.build(engine, recording, [offer.facts for offer in offers])
     try:
         _, url, _ = blocks.launch(
             server_name="127.0.0.1",

@@ -30,7 +30,7 @@ SMALL = {
     "steps": 4,
     "guidance": 3.0,
     "schedule": "power_2",
-    "reward": "preference",
+    "tuning": "preference",
     "lora_scale": 1.0,
     "kl": 0.5,
 }

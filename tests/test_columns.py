@@ -92,7 +92,7 @@ def test_what_is_no_column_gets_one_sentence(text):
 )
 def test_requests_with_other_columns_are_refused(model, given, named):
     with pytest.raises(ValueError, match=named):
-        checked(dataclasses.replace(RUN, columns=given, lora_scale=1.5), model)
+        checked(dataclasses.replace(RUN, columns=given, lora_scale=1.5), model.facts)
 
 
 def test_a_list_from_json_is_as_good_as_a_tuple():
@@ -136,9 +136,9 @@ def test_prices_by_hand():
 
 def test_columns_count_among_the_work_that_is_refused(model):
     fits = dataclasses.replace(RUN, images=16, steps=40)
-    checked(fits, model)
+    checked(fits, model.facts)
     with pytest.raises(ValueError, match="model rows"):
-        checked(dataclasses.replace(fits, columns=("code:4",)), model)
+        checked(dataclasses.replace(fits, columns=("code:4",)), model.facts)
 
 
 # --- rules ---

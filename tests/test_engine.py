@@ -7,6 +7,7 @@ import math
 import random
 import threading
 import time
+import weakref
 
 import numpy as np
 import pytest
@@ -14,8 +15,9 @@ import torch
 
 from aig.columns import NAMES
 from aig.engine import Busy, Engine, RunFailed
+from aig.models import Offer
 from aig.request import Request
-from tests.serving import slowed, tiny_model
+from tests.serving import finder, plain_model, slowed, tiny_model
 
 SMALL = Request(prompt="a b", images=2, steps=4)
 
@@ -26,8 +28,23 @@ def model(pipe, lora_file):
 
 
 @pytest.fixture
-def engine(model):
-    engine = Engine(lambda: model)
+def find(make_pipe, lora_file):
+    """What is on offer beside the first model: "plain", and "gone", which cannot be loaded."""
+
+    def load(tell):
+        tell("Reading 1 of 2")
+        return plain_model(make_pipe(), lora_file)
+
+    def gone(tell):
+        raise ValueError("The repository 'nobody/gone' is not on the Hub.")
+
+    facts = plain_model(make_pipe(), lora_file).facts
+    return finder([Offer(facts=facts, load=load), Offer(facts=dataclasses.replace(facts, name="gone"), load=gone)])
+
+
+@pytest.fixture
+def engine(model, find):
+    engine = Engine(lambda: model, find)
     yield engine
     engine.close()
 
@@ -53,7 +70,7 @@ def test_the_same_request_gives_the_same_bytes(engine):
 
 @pytest.mark.parametrize(
     "change",
-    [{"prompt": "c d"}, {"seed": 8}, {"guidance": 2.0}, {"schedule": "linear"}, {"lora_scale": 0.5}, {"kl": 2.0}, {"reward": "vivid"}, {"closed": True}, {"steps": 5}, {"images": 3}, {"columns": ("lora:0.5",)}],
+    [{"prompt": "c d"}, {"seed": 8}, {"guidance": 2.0}, {"schedule": "linear"}, {"lora_scale": 0.5}, {"kl": 2.0}, {"tuning": "vivid"}, {"closed": True}, {"steps": 5}, {"images": 3}, {"columns": ("lora:0.5",)}, {"model": "plain", "tuning": "spo"}],
 )  # fmt: skip
 def test_every_setting_changes_the_pixels(engine, change):
     changed = dataclasses.replace(SMALL, **change)
@@ -67,10 +84,11 @@ BAD = {
     "steps": [None, False, 0, 101, 10**9, 2.5, -math.inf, "16"],
     "guidance": [None, True, -0.1, 20.1, math.nan, math.inf, "4", [4.0], 1e9],
     "schedule": [None, 2, True, "", "power_x", "power_nan", "power_-1", "step_2", "pow", "constant_9", "points:0,0", "p" * 10**6, ["linear"]],
-    "reward": [None, 1, "", "held-out", "beauty", ["vivid"], "\0"],
+    "tuning": [None, 1, "", "held-out", "beauty", ["vivid"], "\0"],
     "lora_scale": [None, True, -0.01, 1.51, math.nan, math.inf, "1", 1e9],
     "kl": [None, True, 0.25, -1, math.nan, math.inf, "0", 1e9],
     "closed": [None, 0, 1, "true", math.nan],
+    "model": [None, 3, True, "sdxxl", "../etc", "https://example.org/a", "\0", "x" * 10**6, ["other"], {"a": 1}],
     "columns": [None, 3, True, "lora:1", {"a": 1}, [None], [3], [[]], [["lora:1"]], ["lora:9"], ["lora:nan"], ["code:1"], ["<b>"], ["a\0"], ["\ud800"],
                 ["cads:1e9"], ["kl:0.25"], ["lora:1"] * 2, ["lora:0.1"] * 10**5, ["x" * 10**6], ["aig:points:" + "0,0;" * 400], ("step:0.5:x",)],
 }  # fmt: skip
@@ -184,7 +202,40 @@ def test_a_model_that_does_not_load_says_why():
         raise ValueError("The asset portraits/unet is missing; restore it from the repository.")
 
     with pytest.raises(ValueError, match="missing"):
-        _ = Engine(broken).model
+        Engine(broken).facts()
+
+
+def test_a_model_is_loaded_when_a_run_asks_for_it_and_the_one_before_is_freed(make_pipe, lora_file, find):
+    held = []
+
+    def first():
+        model = tiny_model(make_pipe(), lora_file)
+        held.append(weakref.ref(model.pipe.unet))
+        return model
+
+    engine = Engine(first, find)
+    try:
+        reference = last(engine.stream(SMALL)).images
+        assert engine.facts().name == "tiny" and engine.facts("plain").name == "plain"
+        states = []
+        for update in engine.stream(dataclasses.replace(SMALL, model="plain", tuning="dpo")):
+            states.append(update.state)
+            if update.state == "running":
+                assert held[0]() is None
+                assert update.judges == ("pickscore", "imagereward")
+        assert states[-1] == "done" and (update.images != reference).any()
+        again = last(engine.stream(dataclasses.replace(SMALL, model="tiny")))
+        assert len(held) == 2 and (again.images == reference).all()
+    finally:
+        engine.close()
+
+
+def test_a_model_that_cannot_be_loaded_is_told_and_the_next_run_works(engine):
+    reference = last(engine.stream(SMALL)).images
+    for _ in range(2):
+        with pytest.raises(RunFailed, match="'nobody/gone' is not on the Hub"):
+            last(engine.stream(dataclasses.replace(SMALL, model="gone", tuning="spo")))
+        assert (last(engine.stream(SMALL)).images == reference).all()
 
 
 def test_a_slow_reader_does_not_hold_the_model(engine):

@@ -58,7 +58,7 @@ def test_nothing_is_pickled_and_every_file_is_below_ten_megabytes():
 
 
 def test_at_least_five_kl_coefficients_from_zero_up(portraits):
-    for coefficients in portraits.tunings.values():
+    for coefficients in portraits.facts.tunings.values():
         assert len(coefficients) >= 5 and coefficients[0] == 0
 
 
@@ -113,7 +113,7 @@ def test_rewards_and_features_judge_a_batch(portraits):
     portraits.rewards["preference"](images, [""] * 3).sum().backward()
     assert images.grad.abs().max() > 0
     assert portraits.features(images.detach()).shape[0] == 3
-    assert portraits.open_attributes("a person with red hair on a blue background") == (
+    assert portraits.facts.open_attributes("a person with red hair on a blue background") == (
         "style", "hair length", "skin", "glasses", "beard", "hat", "mood", "outfit",
     )  # fmt: skip
-    assert portraits.unknown_words("a zebra with glasses") == ("zebra",)
+    assert portraits.facts.unknown_words("a zebra with glasses") == ("zebra",)

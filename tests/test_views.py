@@ -58,7 +58,7 @@ def test_span_of_a_known_and_of_an_unknown_interval():
 
 
 def test_before_the_first_run_everything_is_blank():
-    stage = views.idle(REQUEST)
+    stage = views.idle(REQUEST, ("preference", "held-out"))
     assert stage.state == "idle" and stage.sentence == views.INVITATION and not stage.attributes
     assert {m.value for column in stage.columns for m in column.metrics} == {"–"}
     assert "seeds 7 to 10" in stage.asked

@@ -5,23 +5,23 @@ from __future__ import annotations
 from dataclasses import replace
 
 from aig import columns
-from aig.models import Model
+from aig.models import Facts
 from aig.request import Request, checked, cost, recipes
 from aig.ui.render import escape
 
 HINT = f"Up to {columns.MAX_EXTRA}. Parameters can be typed: lora:0.3, cads:0.2, step:0.4:unguided, code:3"
 
 
-def choices(model: Model, request: Request) -> list[tuple[str, str]]:
+def choices(facts: Facts, request: Request) -> list[tuple[str, str]]:
     """(title, text) of the columns on offer, with the model's own KL coefficients."""
-    texts = [text for kind in columns.KINDS for text in columns.examples(kind, model.tunings[request.reward])]
+    texts = [text for kind in columns.KINDS for text in columns.examples(kind, facts.tunings[request.tuning])]
     return [(recipes(replace(request, columns=(text,)))[-1].title, text) for text in texts]
 
 
-def note(model: Model, request: Request) -> str:
+def note(facts: Facts, request: Request) -> str:
     """One entry a chosen column: what it does, what it adds to the run, and where it comes from; or why there is none."""
     try:
-        checked(request, model)
+        checked(request, facts)
     except ValueError as problem:
         return f'<p class="added wrong" role="alert">{escape(problem)}</p>' if request.columns else ""
     entries = ""

@@ -2,42 +2,53 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import replace
 
 import gradio as gr
 
 from aig import columns, schedules
-from aig.models import Model
+from aig.engine import Engine
+from aig.models import Facts
 from aig.request import Request, checked, cost
+from aig.ui.controls import settled
 
 
-def listings(model: Model) -> dict[str, Callable[..., dict]]:
+def listings(engine: Engine, offered: Sequence[Facts]) -> dict[str, Callable[..., dict]]:
     """Endpoint name -> function, for ``gr.api``, which reads their signatures and docstrings."""
+    first = engine.facts()
 
     def models() -> dict:
         """The models that this app serves, with what a request may ask of each.
 
-        Answers, for every model, with the rewards it was tuned on and the KL coefficients of each, the longest prompt in words, the size of its
-        images in pixels, the attributes (and their values) that are counted when the prompt leaves them open, and its rewards.
+        Answers, for every model, with its tuned models and the KL coefficients of each, the longest prompt in words, the size of its
+        images in pixels, the attributes (and their values) that are counted when the prompt leaves them open, its rewards, and the
+        settings in which its defaults differ.
         """
-        size = model.pipe.unet.config.sample_size * model.pipe.vae_scale_factor
         return {
-            model.name: {
-                "tunings": {reward: list(known) for reward, known in model.tunings.items()},
-                "max_words": model.max_words,
-                "size": size,
-                "attributes": {name: list(values) for name, values in model.values.items()},
-                "rewards": list(model.rewards),
+            facts.name: {
+                "title": facts.title,
+                "about": facts.about,
+                "tunings": {name: list(known) for name, known in facts.tunings.items()},
+                "max_words": facts.max_words,
+                "size": facts.size,
+                "attributes": {name: list(values) for name, values in facts.values.items()},
+                "rewards": list(facts.rewards),
+                "defaults": dict(facts.defaults),
             }
+            for facts in (first, *offered)
         }
 
     def rewards() -> dict:
         """The rewards by name, and the part each plays: models were tuned on it, or it is held out."""
-        tuned, judge = "models were tuned on it", "held out: no model was tuned on it"
-        return {name: tuned if name in model.tunings else judge for name in model.rewards}
+        models = (first, *offered)
+        tuned = {facts.proxy(name) for facts in models for name in facts.tunings}
+        names = dict.fromkeys(name for facts in models for name in facts.rewards)
+        return {name: "models were tuned on it" if name in tuned else "held out: no model was tuned on it" for name in names}
 
-    def columns_api(steps: int = Request.steps, images: int = Request.images, guidance: float = Request.guidance) -> dict:
+    def columns_api(
+        steps: int = Request.steps, images: int = Request.images, guidance: float = Request.guidance, model: str = ""
+    ) -> dict:
         """The kinds of columns that can be added beside base, reward-tuned and AIG.
 
         Answers, for every kind, with the form of its text (a capital letter stands for what is to be chosen), the range, the
@@ -47,12 +58,12 @@ def listings(model: Model) -> dict[str, Callable[..., dict]]:
             steps: denoising steps of the run, 1 to 100.
             images: of a column, 1 to 16.
             guidance: classifier-free guidance scale, 0 to 20, off up to 1.
+            model: one of those that /models lists; empty for the one that the app starts with.
         """
-        run = Request(steps=steps, images=images, guidance=guidance)
-        known = model.tunings[run.reward]
-        run = replace(run, kl=known[0])
         try:
-            checked(run, model)
+            facts = engine.facts(model)
+            run = replace(settled(facts), steps=steps, images=images, guidance=guidance)
+            checked(run, facts)
         except ValueError as problem:
             raise gr.Error(str(problem), print_exception=False) from problem
         return {
@@ -62,7 +73,7 @@ def listings(model: Model) -> dict[str, Callable[..., dict]]:
                 "rule": kind.rule,
                 "source": kind.source,
                 "cost": f"model rows an image at T steps with guidance: {kind.cost}",
-                "examples": {text: cost(replace(run, columns=(text,))) - cost(run) for text in columns.examples(name, known)},
+                "examples": {text: cost(replace(run, columns=(text,))) - cost(run) for text in columns.examples(name, facts.tunings[run.tuning])},
             }
             for name, kind in columns.KINDS.items()
         }

@@ -12,10 +12,11 @@ import gradio as gr
 from aig import replay
 from aig.columns import MAX_EXTRA
 from aig.engine import MAX_WAITING, Engine, Update
-from aig.models import Model
+from aig.models import Facts
 from aig.request import MAX_IMAGES, MAX_LORA_SCALE, Request
-from aig.ui import added, api, curve, render, views
-from aig.ui.runs import Runs, request_of
+from aig.ui import added, api, controls, curve, render, views
+from aig.ui.controls import request_of
+from aig.ui.runs import Runs
 
 HERE = Path(__file__).parent
 EXAMPLES = (
@@ -32,31 +33,33 @@ RUN = {"preprocess": False, "concurrency_id": "runs", "concurrency_limit": MAX_W
 QUICK = {"preprocess": False, "queue": False, "show_progress": "hidden", "api_visibility": "private"}
 
 
+def roll() -> int:
+    """A seed that nobody chose."""
+    return secrets.randbelow(1_000_000)
+
+
+def reseeded(locked: object) -> int | dict:
+    """The seed of the next run: a new one, unless it is locked."""
+    return gr.skip() if locked is not False else roll()
+
+
 def example(index: object) -> str | dict:
     """The prompt of the example that was clicked."""
     known = isinstance(index, int) and 0 <= index < len(EXAMPLES)
     return EXAMPLES[index] if known else gr.skip()
 
 
-def strengths(model: Model, reward: object) -> dict:
-    """The settings of the KL control for a reward; unknown ones show what the first reward has."""
-    known = model.tunings.get(reward if isinstance(reward, str) else "", next(iter(model.tunings.values())))
-    return {
-        "choices": [(f"{value:g}", value) for value in known],
-        "value": known[0],
-        "info": None if len(known) > 1 else "This model was tuned at one strength only.",
-        "interactive": len(known) > 1,
-    }
-
-
-def build(engine: Engine, app: gr.Blocks, recording: Sequence[Update] = ()) -> Callable[[gr.Request], None]:
+def build(
+    engine: Engine, app: gr.Blocks, recording: Sequence[Update] = (), offered: Sequence[Facts] = ()
+) -> Callable[[gr.Request], None]:
     """Lay out the page inside the current ``gr.Blocks`` and connect it to the engine; it opens on the recording.
 
-    Returns what to do when a browser tab closes: end its runs.
+    offered: the models that can be chosen beside the engine's first. Returns what to do when a browser tab closes: end its runs.
     """
-    model, runs = engine.model, Runs(engine, recording)
-    default = replay.opening(model.tunings)
-    first = runs.recorded[0] if runs.recorded else views.idle(default)
+    facts, runs = engine.facts(), Runs(engine, recording)
+    default = replay.opening(facts.tunings)
+    first = runs.recorded[0] if runs.recorded else views.idle(default, facts.judges(default.tuning))
+    titles = [(facts.title, default.model), *((other.title, other.name) for other in offered)]
 
     with gr.Row(elem_id="compare"):
         with gr.Column(elem_id="ask"):
@@ -79,21 +82,17 @@ def build(engine: Engine, app: gr.Blocks, recording: Sequence[Update] = ()) -> C
             viewer = (HERE / "viewer.js").read_text()
             gr.HTML((HERE / "viewer.html").read_text(), js_on_load=viewer, apply_default_css=False, elem_id="viewer")
         with gr.Column(elem_id="settings"):
-            with gr.Column(elem_id="annealing"):
-                schedule = curve.editor(model, default)
-                closed = gr.Checkbox(default.closed, label="End at 1", elem_id="closed", container=False)
-            reward = gr.Radio(
-                [(views.REWARDS.get(name, name).lower(), name) for name in model.tunings],
-                value=default.reward,
-                label="Tuned on",
-                visible=len(model.tunings) > 1,
-                elem_id="reward",
+            model = gr.Dropdown(
+                titles, value=default.model, label="Model", info=facts.about, visible=len(titles) > 1, elem_id="model"
             )
+            with gr.Column(elem_id="annealing"):
+                schedule = curve.editor(facts, default)
+                closed = gr.Checkbox(default.closed, label="End at 1", elem_id="closed", container=False)
+            tuning = gr.Radio(label="Tuned on", elem_id="tuning", **controls.tunings(facts, default.tuning))
             lora_scale = gr.Slider(0, MAX_LORA_SCALE, default.lora_scale, step=0.05, label="LoRA scale", buttons=[])
-            kl = gr.Radio(label="KL strength in training", elem_id="kl", **strengths(model, default.reward))
+            kl = gr.Radio(label="KL strength in training", elem_id="kl", **controls.strengths(facts, default.tuning))
             columns = gr.Dropdown(
-                added.choices(model, default),
-                value=[],
+                **controls.columns(facts, default),
                 multiselect=True,
                 max_choices=MAX_EXTRA,
                 allow_custom_value=True,
@@ -105,17 +104,17 @@ def build(engine: Engine, app: gr.Blocks, recording: Sequence[Update] = ()) -> C
             with gr.Row(elem_id="seeds"):
                 seed = gr.Number(default.seed, label="Seed", precision=0)
                 dice = gr.Button("Roll a new seed", elem_id="dice")
+                lock = gr.Checkbox(True, label="Lock", elem_id="lock", container=False)
             with gr.Row(elem_classes="pair"):
                 images = gr.Slider(1, MAX_IMAGES, default.images, step=1, precision=0, label="Images", buttons=[])
-                steps = gr.Slider(4, 50, default.steps, step=1, precision=0, label="Steps", buttons=[])
-            guidance = gr.Slider(1, 10, default.guidance, step=0.5, label="Guidance", buttons=[])
+                steps = gr.Slider(1, 50, default.steps, step=1, precision=0, label="Steps", buttons=[])
+            guidance = gr.Slider(0, 10, default.guidance, step=0.5, label="Guidance", buttons=[])
 
-    settings = [prompt, seed, images, steps, guidance, schedule, reward, lora_scale, kl, closed, columns]  # as runs.FIELDS
+    settings = [prompt, seed, images, steps, guidance, schedule, tuning, lora_scale, kl, closed, columns, model]
     reached = gr.State()  # the last stage shown, which Stop leaves standing
     shown = [stage, reached, run, stop]
-    running = gr.on(
-        [run.click, prompt.submit], runs.live, settings, shown, show_progress="hidden", api_visibility="private", **RUN
-    )
+    asking = gr.on([run.click, prompt.submit], reseeded, lock, seed, **QUICK)
+    running = asking.then(runs.live, settings, shown, show_progress="hidden", api_visibility="private", **RUN)
     # "Run on change": what the session still runs ends first. Without this trigger_mode a curve let go meanwhile
     # would be dropped.
     rerunning = schedule.submit(
@@ -124,23 +123,41 @@ def build(engine: Engine, app: gr.Blocks, recording: Sequence[Update] = ()) -> C
     ending = QUICK | {"preprocess": True}  # it fetches the state
     stop.click(runs.stop, reached, shown, cancels=[running, rerunning], **ending)
     examples.click(example, examples, prompt, **QUICK)
-    reward.input(lambda name: gr.update(**strengths(model, name)), reward, kl, **QUICK)
-    dice.click(lambda: secrets.randbelow(1_000_000), None, seed, **QUICK)
+    dice.click(roll, None, seed, **QUICK)
 
     # Links and pictures: what the page is told goes through ``relay``.
     app.load(runs.opened, None, [stage, relay, *settings], **QUICK)
     relay.submit(runs.dropped, relay, [relay, *settings], **QUICK)
     stage.submit(runs.picture, reached, relay, **QUICK | {"preprocess": True})
 
+    def retuned(name: object, tuning: object) -> dict:
+        return gr.update(**controls.strengths(offer(name), tuning))
+
+    def switched(name: object) -> list[dict]:
+        chosen = controls.settings(offer(name), controls.settled(offer(name), name))
+        kept = ("prompt", "seed", "images", "schedule", "lora_scale")
+        updates = {field: gr.skip() if field in kept else gr.update(**chosen[field]) for field in controls.FIELDS}
+        return list((updates | {"model": gr.update(info=offer(name).about)}).values())
+
+    def offer(name: object) -> Facts:
+        try:
+            return engine.facts(name)
+        except ValueError as problem:
+            raise gr.Error(render.escape(problem), print_exception=False) from problem
+
+    tuning.input(retuned, [model, tuning], kl, **QUICK)
+    model.input(switched, model, settings, **QUICK)
+
     def described(*values: object) -> tuple[dict, str]:
         asked = replace(request_of(*values), prompt="", seed=default.seed)  # which change neither curve nor cost
-        return gr.update(facts=curve.facts(model, asked)), added.note(model, asked)
+        chosen = offer(asked.model)
+        return gr.update(facts=curve.facts(chosen, asked)), added.note(chosen, asked)
 
     changes = [control.change for control in settings if control not in (prompt, seed)]
     gr.on(changes, described, settings, [schedule, note], trigger_mode="always_last", **QUICK)
 
     scores, picture = gr.JSON(label="scores", visible=False), gr.Image(label="grids", format="png", visible=False)
     gr.on([], runs.compare, settings, [scores, picture], api_name="compare", **RUN)
-    for name, listing in api.listings(model).items():
+    for name, listing in api.listings(engine, offered).items():
         gr.api(listing, api_name=name)
     return runs.leave

@@ -7,7 +7,7 @@ from pathlib import Path
 import gradio as gr
 
 from aig import schedules
-from aig.models import Model
+from aig.models import Facts
 from aig.request import MAX_SCHEDULE, Request, checked, cost
 
 HERE = Path(__file__).parent
@@ -15,7 +15,7 @@ LABELS = {"step_0.6": "step 0.6", "sigmoid_12_0.5": "sigmoid", "constant_0.5": "
 LIMITS = {"points": schedules.MAX_POINTS, "gap": schedules.MIN_GAP, "text": MAX_SCHEDULE}
 
 
-def editor(model: Model, default: Request) -> gr.HTML:
+def editor(model: Facts, default: Request) -> gr.HTML:
     """The curve editor; its value is a schedule's text.
 
     The browser draws and edits without the server. A changed value is a ``change`` event; ``submit`` asks for a run, if
@@ -33,7 +33,7 @@ def editor(model: Model, default: Request) -> gr.HTML:
     )
 
 
-def facts(model: Model, request: Request) -> dict:
+def facts(model: Facts, request: Request) -> dict:
     """What the editor shows beside the curve of a request: its real steps and the cost, or the one sentence of refusal.
 
     ``drawn`` tells whether the schedule itself is valid, whatever else is wrong.

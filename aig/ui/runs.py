@@ -15,23 +15,12 @@ from gradio.utils import get_upload_folder
 from aig import export, links
 from aig.engine import Engine, RunFailed, Stream, Update
 from aig.request import Request, checked
-from aig.ui import render, views
+from aig.ui import controls, render, views
+from aig.ui.controls import FIELDS, request_of
 
-FIELDS = tuple(field.name for field in dataclasses.fields(Request))
 # What the Run and the Stop button are while a run goes on, and otherwise.
 BUSY = gr.update(interactive=False), gr.update(interactive=True)
 READY = gr.update(interactive=True), gr.update(interactive=False)
-
-
-def _values(request: Request) -> list:
-    """The values of the controls for a request; components know lists only."""
-    values = [getattr(request, name) for name in FIELDS]
-    return [list(value) if isinstance(value, tuple) else value for value in values]
-
-
-def request_of(*settings: object) -> Request:
-    """The request with these values, in the order of its fields; nothing is checked yet."""
-    return Request(**dict(zip(FIELDS, settings, strict=True)))
 
 
 class Runs:
@@ -71,7 +60,7 @@ class Runs:
         try:
             for update in self.updates(request, client.session_hash):
                 trace = views.longer(trace, update)
-                view = views.shown(update, views.unknown(self._engine.model.unknown_words(request.prompt)), trace)
+                view = views.shown(update, views.unknown(self._engine.facts(request.model).unknown_words(request.prompt)), trace)
                 yield render.stage(view), view, *(READY if update.state == "done" else BUSY)
         except ValueError as refusal:
             raise gr.Error(render.escape(refusal), print_exception=False) from refusal
@@ -111,7 +100,8 @@ class Runs:
             request = self._decoded(text)
         except ValueError as problem:
             return gr.skip(), {"frames": self._frames, "bad": f"This link cannot be used, so the page shows its defaults. {problem}"}, *nothing
-        return render.stage(views.idle(request)), {"frames": []}, *_values(request)
+        judges = self._engine.facts(request.model).judges(request.tuning)
+        return render.stage(views.idle(request, judges)), {"frames": []}, *self._updates(request)
 
     def dropped(self, sent: object) -> tuple:
         """For settings found in a picture: what to tell the page, and the settings."""
@@ -120,7 +110,7 @@ class Runs:
             request = self._decoded(text)
         except ValueError as problem:
             return {"bad": str(problem)}, *[gr.skip()] * len(FIELDS)
-        return {"good": "The settings of the picture are restored. Press Run."}, *_values(request)
+        return {"good": "The settings of the picture are restored. Press Run."}, *self._updates(request)
 
     def picture(self, view: render.Stage | None) -> dict:
         """For the page: the stage as a labelled picture with the settings inside."""
@@ -130,10 +120,15 @@ class Runs:
         png = base64.b64encode(views.picture(view)).decode()
         return {"picture": f"data:image/png;base64,{png}", "name": f"aig-seed-{view.seed}.png"}
 
+    def _updates(self, request: Request) -> list[dict]:
+        """The updates of all controls for a checked request."""
+        settings = controls.settings(self._engine.facts(request.model), request)
+        return [gr.update(**settings[name]) for name in FIELDS]
+
     def _decoded(self, text: object) -> Request:
         """The request of a link, checked; ValueError otherwise."""
         request = links.decode(text)
-        checked(request, self._engine.model)
+        checked(request, self._engine.facts(request.model))
         return request
 
     def compare(
@@ -144,11 +139,12 @@ class Runs:
         steps: int,
         guidance: float,
         schedule: str,
-        reward: str,
+        tuning: str,
         lora_scale: float,
         kl: float,
         closed: bool,
         columns: list[str],
+        model: str,
         client: gr.Request,
     ) -> tuple[dict, str]:
         """Run one comparison of base, reward-tuned, AIG and the added columns on the same seeds.
@@ -163,13 +159,14 @@ class Runs:
             steps: denoising steps, 1 to 100.
             guidance: classifier-free guidance scale, 0 to 20, off up to 1.
             schedule: share of the tuned model over progress, in one of the forms that /schedules lists.
-            reward: that the model was tuned on, one of those that /models lists.
+            tuning: the tuned model, one of those that /models lists.
             lora_scale: strength of the tuned model, 0 to 1.5.
             kl: KL coefficient that the tuned model was trained with, one of those on the page.
             closed: end the schedule at 1 instead of one step before.
             columns: up to 3 more columns, such as lora:0.5 or step:0.6:unguided, in the forms that /columns lists.
+            model: one of those that /models lists; empty for the one that the app starts with.
         """
-        request = request_of(prompt, seed, images, steps, guidance, schedule, reward, lora_scale, kl, closed, columns)
+        request = request_of(prompt, seed, images, steps, guidance, schedule, tuning, lora_scale, kl, closed, columns, model)
         last = None
         try:
             for last in self.updates(request, client.session_hash):

@@ -5,6 +5,7 @@ from __future__ import annotations
 import math
 from collections.abc import Sequence
 from dataclasses import replace
+from functools import partial
 from itertools import zip_longest
 
 import numpy as np
@@ -18,7 +19,16 @@ from aig.ui import render
 from aig.ui.render import Bar, Column, Metric, Stage, Trace
 
 KINDS = ("base", "tuned", "aig", "extra-1", "extra-2", "extra-3")  # the colour of each column
-REWARDS = {"preference": "Reward", "vivid": "Vividness", "held-out": "Held-out reward"}
+REWARDS = {
+    "preference": "Reward",
+    "vivid": "Vividness",
+    "held-out": "Held-out reward",
+    "pickscore": "PickScore",
+    "hpsv2": "HPSv2.1",
+    "imagereward": "ImageReward",
+    "aesthetics": "LAION aesthetics",
+    "clip": "CLIP score",
+}
 DENOISING = "Denoising all columns, in step."
 INVITATION = "Same prompt, same seeds, three models. Press Run."
 
@@ -76,9 +86,9 @@ def _signed(value: float, digits: int) -> str:
     return text if text.startswith(("−", "–")) else f"+{text}"
 
 
-def idle(request: Request) -> Stage:
-    """The stage before the first run: the three grids, empty."""
-    return _stage(request, state="idle", sentence=INVITATION, status="Ready")
+def idle(request: Request, judges: Sequence[str]) -> Stage:
+    """The stage before the first run: the three grids, empty; judges: the rewards that a run will show."""
+    return _stage(request, judges, state="idle", sentence=INVITATION, status="Ready")
 
 
 def longer(trace: Trace, update: Update) -> Trace:
@@ -100,11 +110,14 @@ def shown(update: Update, notice: str = "", trace: Trace | None = None) -> Stage
 
 def _shown(update: Update, notice: str) -> Stage:
     request = update.request
+    stage = partial(_stage, request, update.judges, state=update.state)
     if update.state == "waiting":
         status = "Next in line" if update.place == 1 else f"Waiting, place {update.place}"
-        return _stage(request, state="waiting", sentence="Waiting for the model.", status=status, notice=notice)
+        return stage(sentence="Waiting for the model.", status=status, notice=notice)
+    if update.state == "loading":
+        return stage(sentence="Loading the model.", status=update.note or "Loading", notice=notice)
     if update.scores is None or update.images is None:
-        return _stage(request, state="running", sentence=DENOISING, status="Starting", notice=notice)
+        return stage(sentence=DENOISING, status="Starting", notice=notice)
     final, steps = update.state == "done", update.steps or request.steps
     if final:
         status = f"{request.steps} steps · {update.seconds:.1f} s · {update.rows:,} model rows"
@@ -112,9 +125,7 @@ def _shown(update: Update, notice: str) -> Stage:
         left = f" · {max(1, round(update.left))} s left" if update.left is not None else ""
         status = f"Step {update.step} of {steps}{left}"
     first, labels = update.scores.columns[0], [recipe.label for recipe in recipes(request)]
-    return _stage(
-        request,
-        state=update.state,
+    return stage(
         sentence=DENOISING if update.scores.headline == TOO_FEW and not final else update.scores.headline,
         status=status,
         share=update.step / steps,
@@ -170,6 +181,7 @@ def unknown(words: Sequence[str]) -> str:
 
 def _stage(
     request: Request,
+    judges: Sequence[str],
     *,
     state: str,
     sentence: str,
@@ -181,7 +193,7 @@ def _stage(
     notice: str = "",
 ) -> Stage:
     """A stage with all columns of the request; those that metrics and pictures do not reach yet are blank."""
-    labels = (*(REWARDS.get(name, name) for name in (request.reward, "held-out")), "Diversity", "Vendi score")
+    labels = (*(REWARDS.get(name, name) for name in judges), "Diversity", "Vendi score")
     blank = [Metric(label=label, value="–") for label in labels]
     columns = [
         Column(

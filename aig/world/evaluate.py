@@ -203,7 +203,7 @@ def tuned(bench: Bench, reward: str) -> Part:
     checkpoints = {n: folder / f"{draft.name_of(reward, 0.0, n)}.safetensors" for n in bench.preset.checkpoints}
     plan: dict[str, tuple[torch.nn.Module, str]] = {"base": (last, "base")}
     plan |= {f"after {n} updates": (fused(model.pipe.unet, path), "draft") for n, path in checkpoints.items()}
-    plan |= {f"KL {kl:g}": (model.twin(reward, kl, 1.0), "draft") for kl in model.tunings[reward]}
+    plan |= {f"KL {kl:g}": (model.twin(reward, kl, 1.0), "draft") for kl in model.facts.tunings[reward]}
     plan |= {f"LoRA scale {scale:g}": (model.twin(reward, 0.0, scale), "draft") for scale in (0.25, 0.5, 0.75)}
     plan |= {f"AIG {name}": (last, name) for name in ("linear", "power_2", "power_4", "step_0.6")}
     plan |= {f"constant {w:g}": (last, f"constant_{w:g}") for w in (0.25, 0.5, 0.75)}

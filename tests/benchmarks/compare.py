@@ -40,7 +40,7 @@ def rows_alone(model: models.Model, rows: int) -> float:
     """Seconds of the run's denoiser rows and nothing else, in the batches in which the run makes them."""
     unet, steps, images = model.pipe.unet, REQUEST.steps, REQUEST.images
     config = unet.config
-    text = torch.randn(1, model.max_words + 2, config.cross_attention_dim)
+    text = torch.randn(1, model.facts.max_words + 2, config.cross_attention_dim)
     shares = weights(parse(REQUEST.schedule), steps)
     start, done = time.perf_counter(), 0
     for i, g in enumerate(shares):
@@ -84,8 +84,8 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--rounds", type=int, default=5)
     rounds = parser.parse_args().rounds
-    engine = Engine(models.load)
-    model = engine.model
+    model = models.load()
+    engine = Engine(lambda: model)
     ours(engine)
     memory = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1e6
 

@@ -4,8 +4,9 @@ from __future__ import annotations
 
 import pytest
 
+from aig.models import Offer
 from tests.browser.driving import CHROMIUM, FLAGS, STEP, open_page, watch
-from tests.serving import served, slowed, tiny_model
+from tests.serving import plain_model, served, slowed, tiny_model
 
 
 @pytest.fixture(scope="session")
@@ -24,7 +25,8 @@ def app(make_pipe, lora_file):
     """The address of the app and the growing list of the times at which the model was evaluated."""
     pipe = make_pipe()
     calls = slowed(pipe, STEP)
-    with served(lambda: tiny_model(pipe, lora_file)) as url:
+    other = Offer(facts=plain_model(make_pipe(), lora_file).facts, load=lambda tell: plain_model(make_pipe(), lora_file))
+    with served(lambda: tiny_model(pipe, lora_file), offers=[other]) as url:
         yield url, calls
 
 

@@ -93,11 +93,40 @@ def test_a_refusal_is_shown_and_changes_nothing(page):
 
 
 def test_the_dice_changes_the_seed(page):
-    seed = page.locator("#seeds input")
+    seed = page.locator("#seeds input[type=number]")
     before = seed.input_value()
     page.get_by_role("button", name="Roll a new seed").click()
-    page.wait_for_function(f"document.querySelector('#seeds input').value !== '{before}'")
+    page.wait_for_function(f"document.querySelector('#seeds input[type=number]').value !== '{before}'")
     assert seed.input_value().isdigit()
+
+
+def test_a_seed_that_is_not_locked_is_new_in_every_run(page):
+    set_slider(page, "Steps", 4)
+    seed, seen = page.locator("#seeds input[type=number]"), []
+    for locked in (True, True, False, False):
+        page.get_by_label("Lock").set_checked(locked)
+        page.click("#run")
+        state(page, "running")
+        state(page, "done")
+        assert f"seeds {seed.input_value()} to" in page.inner_text(".asked")
+        seen.append(seed.input_value())
+    assert seen[0] == seen[1] == "7" and len(set(seen)) == 3
+
+
+def test_another_model_brings_its_own_controls_and_scores(page):
+    page.locator("#model input").click()
+    page.get_by_role("option", name="Plain").click()
+    page.wait_for_function("document.querySelector('#tuning')?.innerText.includes('dpo')")
+    assert "6.9 GB" in page.inner_text("#model") and page.get_by_label("number input for Steps").input_value() == "6"
+    assert page.locator("#kl input").count() == 1 and "one strength only" in page.inner_text("#kl")
+    page.click("#run")
+    state(page, "done")
+    assert page.locator(".attribute").count() == 0
+    assert [name.inner_text() for name in page.locator(".arm.base dt").all()][:2] == ["PickScore", "ImageReward"]
+    link = page.get_attribute(".stage", "data-link")
+    page.goto(page.url.split("?")[0] + f"?run={link}")
+    state(page, "idle")
+    page.wait_for_function("document.querySelector('#tuning')?.innerText.includes('dpo')")
 
 
 @pytest.mark.parametrize("theme", ["light", "dark"])
