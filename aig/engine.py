@@ -192,8 +192,11 @@ class Engine:
                 self._tell_places()
             try:
                 if model is None or model.facts.name != self.facts(stream.beginning.request.model).name:
-                    model = None  # freed before the next one is loaded: no machine has to hold both
+                    if model is not None:  # freed before the next one is loaded: no machine has to hold both
+                        model.release()
+                    model = None
                     model = self._load(stream)
+                self._prepare(model, stream)
                 last = self._run(model, stream)
                 self._seconds = last.seconds
                 stream._put(last, last=True)
@@ -211,27 +214,32 @@ class Engine:
                 stream._put(RunFailed("The run failed by a fault of the app; the log has the details."), last=True)
             del stream
 
+    def _tell(self, stream: Stream, note: str = "") -> None:
+        if stream.closed or self._closed:
+            raise Stopped
+        stream._put(replace(stream.beginning, state="loading", note=note), last=False)
+
     def _load(self, stream: Stream) -> Model:
         gc.collect()  # pipelines hold themselves in cycles
         if torch.cuda.is_available():
             torch.cuda.empty_cache()
-
-        def tell(note: str) -> None:
-            if stream.closed or self._closed:
-                raise Stopped
-            stream._put(replace(stream.beginning, state="loading", note=note), last=False)
-
         name = stream.beginning.request.model
-        tell("")
+        self._tell(stream)
         try:
-            return self._first() if name in ("", self._ready.result().name) else self._find(name).load(tell)
+            return self._first() if name in ("", self._ready.result().name) else self._find(name).load(partial(self._tell, stream))
         except (ValueError, OSError) as problem:
             raise RunFailed(f"The model could not be loaded: {problem}") from problem
+
+    def _prepare(self, model: Model, stream: Stream) -> None:
+        try:
+            model.prepare(stream.beginning.request.tuning, partial(self._tell, stream))
+        except (ValueError, OSError) as problem:
+            raise RunFailed(f"The tuned model could not be loaded: {problem}") from problem
 
     def _run(self, model: Model, stream: Stream) -> Update:
         request, plan = stream.beginning.request, recipes(stream.beginning.request)
         together, alone = [r for r in plan if r.candidates == 1], [r for r in plan if r.candidates > 1]
-        total, steps, done = cost(request), request.steps * (1 + len(alone)), None
+        total, steps, done = cost(request, model.facts), request.steps * (1 + len(alone)), None
         begun = replace(stream.beginning, state="running", steps=steps)
         stream._put(begun, last=False)
 
@@ -260,6 +268,8 @@ class Engine:
             "on_frame": show,
             "stop": lambda: stream.closed or self._closed,
             "preview_share": self._preview_share,
+            "size": model.size,
+            "budget": model.budget,
         }
         done = sample(model.pipe, _columns(model, request.tuning, together), **asked)
         for recipe in alone:

@@ -14,6 +14,7 @@ from pathlib import Path
 import torch
 from diffusers import DiffusionPipeline
 
+from aig.budget import UNLIMITED, Budget
 from aig.packed import packed
 from aig.rewards import Reward
 
@@ -35,7 +36,10 @@ class Facts:
     tuned_on: Mapping[str, str] = field(default_factory=dict)  # tuned model -> its reward, unless that is its own name
     values: Mapping[str, tuple[str, ...]] = field(default_factory=dict)  # attribute -> its values, where the truth is known
     defaults: Mapping[str, object] = field(default_factory=dict)  # of a Request, where this model wants others
+    max_rows: int = 8_000  # model rows of a run: about a minute of the embedded world on two cores
+    distilled: bool = False  # for guidance, which then needs no second prompt branch
     about: str = ""  # licence and price, for the page
+    notes: Mapping[str, str] = field(default_factory=dict)  # tuned model -> what the page says of it
 
     def proxy(self, tuning: str) -> str:
         """The reward that a tuned model was tuned on."""
@@ -73,6 +77,10 @@ class Model:
     twin: Callable[[str, float, float], Callable]  # (tuned model, KL coefficient, LoRA scale) -> tuned denoiser
     moving: Callable[[str, float], Callable[[float], Callable]]  # (tuned model, KL) -> LoRA scale of a step -> denoiser
     measure: Callable[[torch.Tensor], tuple[torch.Tensor, dict[str, torch.Tensor]]]  # -> features, class probabilities
+    prepare: Callable[[str, Callable[[str], None]], None] = lambda tuning, tell: None  # before a run of a tuned model
+    release: Callable[[], None] = lambda: None  # free all memory at once, when another model is wanted
+    budget: Budget = UNLIMITED
+    size: int | None = None  # pixels to sample at; None for those that the denoiser was trained at
 
     def features(self, images: torch.Tensor) -> torch.Tensor:
         """Features (B, D) for diversity."""

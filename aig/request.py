@@ -17,7 +17,6 @@ MAX_SEED = 2**31 - 1  # what a 32-bit client can send
 MAX_PROMPT = 400  # characters; the words are counted as well
 MAX_SCHEDULE = 2_000  # characters: 64 drawn points
 MAX_NAME = 600  # characters of a model's name, which may spell out two repositories
-MAX_ROWS = 8_000  # model evaluations of one image: about a minute on two cores
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -78,10 +77,10 @@ def checked(request: Request, facts: Facts) -> tuple[float, ...]:
     for extra in _extras(request.columns):
         if extra.kind == "kl" and extra.value not in known:
             raise ValueError(f"No model was tuned for the column {extra.name}; choose one of {', '.join(f'kl:{kl:g}' for kl in known)}.")
-    if (rows := cost(request)) > MAX_ROWS:
+    if (rows := cost(request, facts)) > facts.max_rows:
         raise ValueError(
             f"{request.images} images of {request.steps} steps in {3 + len(request.columns)} columns need {rows} model rows; "
-            f"up to {MAX_ROWS} are allowed."
+            f"up to {facts.max_rows} are allowed."
         )
     return recipes(request)[2].shares
 
@@ -99,9 +98,9 @@ def recipes(request: Request) -> tuple[Recipe, ...]:
     )
 
 
-def cost(request: Request) -> int:
+def cost(request: Request, facts: Facts) -> int:
     """The model rows that a request will take: one image, one prompt branch, one evaluation each."""
-    return columns.cost(recipes(request), request.images, request.guidance)
+    return columns.cost(recipes(request), request.images, 1.0 if facts.distilled else request.guidance)
 
 
 def _extras(texts: object) -> list[Extra]:

@@ -19,7 +19,19 @@ from aig.models import Facts, Model, Offer
 from aig.world.portraits import ATTRIBUTES
 
 
-def tiny_model(pipe: StableDiffusionPipeline, lora_file: Path, kl: tuple[float, ...] = (0.0, 0.5, 2.0)) -> Model:
+TINY = Facts(
+    name="tiny",
+    title="Tiny",
+    tunings={"preference": (0.0, 0.5, 2.0), "vivid": (0.0,)},
+    rewards=("preference", "vivid", "held-out"),
+    held_out="held-out",
+    size=16,
+    max_words=20,
+    values=ATTRIBUTES,
+)
+
+
+def tiny_model(pipe: StableDiffusionPipeline, lora_file: Path, kl: tuple[float, ...] = TINY.tunings["preference"]) -> Model:
     """A Model of real classes: random weights, 16x16 images, brightness, contrast of channels and redness as its rewards."""
     torch.manual_seed(2)
     ruler = Ruler(ATTRIBUTES, widths=(8, 8, 8, 8)).eval()
@@ -39,18 +51,8 @@ def tiny_model(pipe: StableDiffusionPipeline, lora_file: Path, kl: tuple[float, 
     def twin(tuning: str, coefficient: float, scale: float) -> torch.nn.Module:
         return fused(pipe.unet, lora_file, scale / (1 + coefficient + (tuning == "vivid")))
 
-    facts = Facts(
-        name="tiny",
-        title="Tiny",
-        tunings={"preference": kl, "vivid": (0.0,)},
-        rewards=tuple(rewards),
-        held_out="held-out",
-        size=16,
-        max_words=20,
-        values=ATTRIBUTES,
-    )
     return Model(
-        facts=facts,
+        facts=replace(TINY, tunings={"preference": kl, "vivid": (0.0,)}),
         pipe=pipe,
         rewards=rewards,
         twin=twin,

@@ -9,7 +9,7 @@ import pytest
 from aig import columns
 from aig.request import Request, checked, cost
 from aig.ui import added
-from tests.serving import tiny_model
+from tests.serving import TINY, tiny_model
 from tests.test_render import HOSTILE, parse
 
 REQUEST = Request(images=2, steps=4)
@@ -32,7 +32,7 @@ def test_the_note_states_rule_price_and_source(model):
     request = replace(REQUEST, columns=("code:3", "lora:1"))
     note = parse(added.note(model, request)).text
     known = columns.KINDS["code"]
-    more = cost(replace(REQUEST, columns=("code:3",))) - cost(REQUEST)
+    more = cost(replace(REQUEST, columns=("code:3",)), TINY) - cost(REQUEST, TINY)
     assert "CoDe 3" in note and known.rule in note and known.source in note and f"{more} more model rows" in note
     assert "LoRA scale 1" in note and "no more model rows" in note
     assert added.note(model, REQUEST) == ""

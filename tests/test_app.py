@@ -21,7 +21,7 @@ from aig import columns, export, links, schedules
 from aig.engine import Engine
 from aig.request import Request, cost
 from aig.ui import compare
-from tests.serving import served, slowed, tiny_model
+from tests.serving import TINY, served, slowed, tiny_model
 
 SMALL = {
     "prompt": "a person",
@@ -104,7 +104,7 @@ def test_schedules_lists_every_preset_with_its_shares(app):
 def test_the_announced_cost_is_the_cost(app, schedule, guidance):
     settings = SMALL | {"images": 2, "schedule": schedule, "guidance": guidance}
     scores, _ = app[1].predict(**settings, closed=False, api_name="/compare")
-    assert cost(Request(**settings)) == scores["rows"]
+    assert cost(Request(**settings), TINY) == scores["rows"]
 
 
 @pytest.mark.parametrize(

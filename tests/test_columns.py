@@ -16,7 +16,7 @@ from aig.engine import Engine
 from aig.request import Request, checked, cost, recipes
 from aig.sampling import initial_latents
 from aig.schedules import parse, weights
-from tests.serving import tiny_model
+from tests.serving import TINY, tiny_model
 
 RUN = Request(prompt="a b", images=2, steps=6, guidance=3.0, schedule="power_2")
 EXAMPLES = [text for kind in columns.KINDS for text in columns.examples(kind, (0.0, 0.5, 2.0))]
@@ -115,14 +115,14 @@ def test_the_announced_rows_are_the_rows(run, guidance, closed):
     texts = [*EXAMPLES, "lora:1", "constant:0", "scheduled:step_0.6", "scheduled:constant_0.5", "aig:power_2", "cads:0", "lora:0"]
     for _ in range(14):
         changes = {"columns": tuple(rng.sample(texts, 3)), "guidance": guidance, "closed": closed, "schedule": rng.choice(["power_2", "step_0.6"])}
-        assert run(**changes).rows == cost(dataclasses.replace(RUN, **changes)), changes
+        assert run(**changes).rows == cost(dataclasses.replace(RUN, **changes), TINY), changes
 
 
 def test_prices_by_hand():
     """A model takes two rows a step; power_2 is the base at its first step and mixes from the second on."""
     alone = dataclasses.replace(RUN, images=1)
-    price = {text: cost(dataclasses.replace(alone, columns=(text,))) - cost(alone) for text in (*EXAMPLES, "lora:1", "constant:0")}
-    assert cost(alone) == 2 * (2 + 3 + 4 * 4)  # at the second step AIG still stands where base does
+    price = {text: cost(dataclasses.replace(alone, columns=(text,)), TINY) - cost(alone, TINY) for text in (*EXAMPLES, "lora:1", "constant:0")}
+    assert cost(alone, TINY) == 2 * (2 + 3 + 4 * 4)  # at the second step AIG still stands where base does
     assert price["lora:1"] == price["constant:0"] == 0
     assert price["lora:0.5"] == price["kl:0.5"] == 2 * 6
     assert price["aig:power_4"] == 2 * 4 * 2  # it parts from AIG after the second step

@@ -9,7 +9,7 @@ import pytest
 from aig import schedules
 from aig.request import MAX_SCHEDULE, Request, cost
 from aig.ui import curve
-from tests.serving import tiny_model
+from tests.serving import TINY, tiny_model
 
 
 @pytest.mark.parametrize("text", [*schedules.PRESETS, "power_2.0", " POWER_1 ", "points:0,0;0.4,0.1;1,1;linear"])
@@ -32,7 +32,7 @@ def test_the_longest_curve_that_can_be_drawn_is_short_enough_to_run():
 @pytest.mark.parametrize("closed", [False, True])
 def test_the_facts_of_a_good_request(pipe, lora_file, steps, closed):
     request = Request(steps=steps, closed=closed, columns=("code:2",))
-    facts, rows = curve.facts(tiny_model(pipe, lora_file), request), cost(request)
+    facts, rows = curve.facts(tiny_model(pipe, lora_file), request), cost(request, TINY)
     assert facts == {"steps": steps, "closed": closed, "cost": f"{rows:,} model rows", "drawn": True}
 
 

@@ -28,7 +28,7 @@ def note(facts: Facts, request: Request) -> str:
     texts = sorted(request.columns, key=lambda text: columns.parse(text).kind == "code")  # as they stand and are coloured
     for i, text in enumerate(texts):
         extra = columns.parse(text)
-        more = cost(replace(request, columns=texts[: i + 1])) - cost(replace(request, columns=texts[:i]))
+        more = cost(replace(request, columns=texts[: i + 1]), facts) - cost(replace(request, columns=texts[:i]), facts)
         price = f"{more:,} more model rows" if more else "no more model rows, another column has them"
         title = recipes(replace(request, columns=(text,)))[-1].title
         known = columns.KINDS[extra.kind]

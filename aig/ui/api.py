@@ -73,7 +73,7 @@ def listings(engine: Engine, offered: Sequence[Facts]) -> dict[str, Callable[...
                 "rule": kind.rule,
                 "source": kind.source,
                 "cost": f"model rows an image at T steps with guidance: {kind.cost}",
-                "examples": {text: cost(replace(run, columns=(text,))) - cost(run) for text in columns.examples(name, facts.tunings[run.tuning])},
+                "examples": {text: cost(replace(run, columns=(text,)), facts) - cost(run, facts) for text in columns.examples(name, facts.tunings[run.tuning])},
             }
             for name, kind in columns.KINDS.items()
         }

@@ -26,7 +26,7 @@ def settled(facts: Facts, name: str = "") -> Request:
 def tunings(facts: Facts, tuning: str) -> dict:
     """The settings of the control that chooses the tuned model; it hides where there is one only."""
     choices = [(NAMES.get(name, name), name) for name in facts.tunings]
-    return {"choices": choices, "value": tuning, "visible": len(choices) > 1}
+    return {"choices": choices, "value": tuning, "info": facts.notes.get(tuning), "visible": len(choices) > 1 or bool(facts.notes)}
 
 
 def strengths(facts: Facts, tuning: object, kl: float | None = None) -> dict:

@@ -40,7 +40,7 @@ def facts(model: Facts, request: Request) -> dict:
     """
     try:
         checked(request, model)
-        rows = cost(request)
+        rows = cost(request, model)
     except ValueError as problem:
         return {"problem": str(problem), "drawn": is_schedule(request.schedule)}
     return {"steps": request.steps, "closed": request.closed, "cost": f"{rows:,} model rows", "drawn": True}

@@ -314,7 +314,7 @@ def test_a_dot_stands_at_the_share_of_every_real_step(editor, closed):
 
 def test_the_cost_follows_the_curve_and_the_settings(editor):
     def shown(text: str, images: int) -> None:
-        rows = cost(Request(schedule=text, images=images))
+        rows = cost(Request(schedule=text, images=images), TINY)
         editor.page.wait_for_function(
             "cost => document.querySelector('.editor .cost').textContent === cost", arg=f"{rows:,} model rows"
         )

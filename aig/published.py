@@ -1,0 +1,174 @@
+"""Published models on offer: from a preset to facts that need no weights, and on demand to a model ready for runs.
+
+The base pipeline, one tuned model at a time and the two rewards that a run shows are in memory, nothing else.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from functools import lru_cache, partial
+from pathlib import Path
+
+import torch
+
+from aig import adapters, budget, hub, pipelines, presets, scorers
+from aig.models import Facts, Model, Offer
+from aig.presets import Preset, Tuned
+
+MAX_WORDS = 60  # what the 77 tokens of CLIP's text encoders hold of ordinary English
+MAX_ROWS = 3_000  # a row takes about a hundred times longer than one of the embedded world
+OWN = "own:"  # begins the name of a model from the "your own" form; its fields follow, with commas
+FORM = ("pipeline", "base", "base_revision", "kind", "tuned", "revision", "weight_name", "subfolder")
+DISTILLED = ("FluxPipeline",)  # guidance, if any, is an input: no second branch
+
+Tell = Callable[[str], None]
+
+
+def finder(names: Sequence[str], *, own: bool = False) -> Callable[[str], Offer]:
+    """What an engine asks for models: name -> offer, for these presets, and for a visitor's own models if allowed."""
+
+    @lru_cache(maxsize=64)
+    def find(name: str) -> Offer:
+        if own and name.startswith(OWN):
+            return offer(described(name))
+        if name not in names:
+            raise ValueError(f"Unknown model {ascii(name)[:60]}; choose one of: {', '.join(('portraits', *names))}.")
+        return offer(presets.load(name))
+
+    return find
+
+
+def fitting(free: int | None = None) -> tuple[str, ...]:
+    """The presets whose weights fit into the memory of this machine's GPU; none without one. free: its bytes, if known."""
+    if free is None:
+        free = pipelines.free_bytes("cuda") if torch.cuda.is_available() else 0
+    return tuple(name for name in presets.names() if presets.load(name).memory * 1e9 < free)
+
+
+def own_name(form: Sequence[str]) -> str:
+    """The name of a model of one's own, by the values of FORM. ValueError says which of them is wrong and why."""
+    name = OWN + ",".join(str(value).strip() for value in form)
+    described(name)
+    return name
+
+
+def described(name: str) -> Preset:
+    """The preset that the name of a model of one's own spells out. ValueError when it does not."""
+    values = name.removeprefix(OWN).split(",")
+    if len(values) != len(FORM):
+        raise ValueError(f"A model of your own is named by {len(FORM)} fields ({', '.join(FORM)}), not {len(values)}.")
+    given = {field: value for field, value in zip(FORM, values, strict=True) if value}
+    if missing := [field for field in ("pipeline", "base", "kind", "tuned") if field not in given]:
+        raise ValueError(f"A model of your own needs its {missing[0]}.")
+    return presets.replace(presets.own(**given), name=name)
+
+
+def offer(preset: Preset) -> Offer:
+    """The preset as something that an engine can load."""
+    return Offer(facts=facts(preset), load=partial(load, preset))
+
+
+def facts(preset: Preset) -> Facts:
+    """What a preset says of its model."""
+    proxies = {tuned.name: tuned.reward if tuned.reward in scorers.NAMES else preset.rewards[0] for tuned in preset.tuned}
+    return Facts(
+        name=preset.name,
+        title=preset.title,
+        tunings={tuned.name: (0.0,) for tuned in preset.tuned},
+        tuned_on=proxies,
+        rewards=tuple(dict.fromkeys((*preset.rewards, *proxies.values(), preset.held_out))),
+        held_out=preset.held_out,
+        size=preset.size,
+        max_words=MAX_WORDS,
+        max_rows=MAX_ROWS,
+        distilled=preset.pipeline in DISTILLED,
+        defaults={"steps": preset.steps, "guidance": preset.guidance, "closed": preset.closed, "images": 4},
+        about=_terms(preset) + (f" Needs about {preset.memory:g} GB of memory." if preset.memory else ""),
+        notes={tuned.name: f"Tuned on: {tuned.reward}. {_terms(tuned)} {tuned.source}." for tuned in preset.tuned},
+    )
+
+
+def _terms(source: Preset | Tuned) -> str:
+    """Where weights come from, under which licence, and what fetching them costs."""
+    if presets.is_local(source.repo):
+        place = f"{source.repo}, a folder on this machine"
+    else:
+        place = f"{source.repo} at {source.revision[:8] if source.pinned else source.revision + ', not pinned'}"
+    size = f", {source.download:g} GB to download" if source.download else ""
+    gated = ", gated: its terms must be accepted on the Hub first" if getattr(source, "gated", False) else ""
+    return f"{place}. Licence {source.licence}{size}{gated}."
+
+
+def load(preset: Preset, tell: Tell) -> Model:
+    """Fetch what is not on this machine yet and load the base model; tuned models and rewards follow when a run asks.
+
+    tell: receives a line now and then. Raises ValueError (``hub.Unavailable``) with one sentence when it cannot be had.
+    """
+    device = "cuda" if torch.cuda.is_available() else "cpu"
+    dtype = torch.bfloat16 if device == "cuda" else torch.float32
+    folders = {source: folder(source, tell) for source in (preset, *preset.tuned)}
+    about = facts(preset)
+    tell(f"Loading {preset.title}")
+    pipe = pipelines.load(folders[preset], preset.pipeline, dtype=dtype, device=device)
+    features = scorers.load_features(preset.features, judge_folders(preset.features, tell), device=device, dtype=dtype)
+    known = {tuned.name: tuned for tuned in preset.tuned}
+    ready: dict[str, pipelines.Tuning] = {}
+    rewards: dict[str, torch.nn.Module] = {}
+
+    def prepare(tuning: str, tell: Tell) -> None:
+        for name in [name for name in rewards if name not in about.judges(tuning)]:
+            pipelines.release(rewards.pop(name))
+        for name in about.judges(tuning):
+            if name not in rewards:
+                tell(f"Loading the reward {name}")
+                rewards[name] = scorers.load(name, judge_folders(name, tell), device=device, dtype=dtype)
+        if tuning not in ready:
+            drop()
+            tell(f"Loading {tuning}")
+            ready[tuning] = pipelines.tuned(pipe, known[tuning], folders[known[tuning]])
+
+    def drop() -> None:
+        for held in ready.values():
+            pipelines.release(*held.holds)
+        ready.clear()
+        adapters.detach(adapters.denoiser(pipe))
+
+    def release() -> None:
+        drop()
+        pipelines.release(pipe, features, *rewards.values())
+
+    return Model(
+        facts=about,
+        pipe=pipe,
+        rewards=rewards,
+        twin=lambda tuning, kl, scale: ready[tuning].at(scale),
+        moving=lambda tuning, kl: ready[tuning].at,
+        measure=lambda images: (features(images.to(device)).cpu(), {}),
+        prepare=prepare,
+        release=release,
+        budget=budget.measured(pipe, preset.size),
+        size=preset.size,
+    )
+
+
+def folder(source: Preset | Tuned | hub.Listed, tell: Tell) -> Path:
+    """The folder of complete files, downloaded if need be by a process that may use the network."""
+    if place := hub.located(source):
+        return place
+    for event in hub.apart(source):
+        if "plan" in event:
+            tell(event["plan"])
+        elif "done" in event:
+            tell(f"Downloading {source.repo}: {event['done'] / 1e9:.2f} of {event['total'] / 1e9:.2f} GB")
+    return Path(event["folder"])
+
+
+def judge_folders(name: str, tell: Tell) -> dict[str, Path]:
+    """Repository -> folder, of everything that a reward or feature model reads."""
+    repos: dict[tuple[str, str], list[str]] = {}
+    for repo, revision, file in scorers.files(name):
+        repos.setdefault((repo, revision or "main"), []).append(file)
+    return {
+        repo: folder(hub.Listed(repo=repo, revision=revision, files=tuple(files)), tell)
+        for (repo, revision), files in repos.items()
+    }
