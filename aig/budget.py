@@ -1,6 +1,6 @@
 """How much of a run fits into the memory of a GPU at once, found by probes of one and two rows when a model is loaded.
 
-The memory of a network grows linearly with its rows, so what one row and two rows take at their peak says what n rows take.
+The memory of a network grows linearly with its rows, so what one row and two take at their peak says what n take.
 """
 
 from __future__ import annotations
@@ -25,8 +25,11 @@ class Budget:
     images: int | None = None  # of the decoder
 
 
+UNLIMITED = Budget()
+
+
 def most(free: float, peak: Callable[[int], float]) -> int | None:
-    """How many rows fit into ``free``, by peak(n), what n rows take at their highest, at n = 1 and n = 2; both in bytes.
+    """How many rows fit into ``free``, by peak(n), what n rows take at their highest, at n = 1 and 2; both in bytes.
 
     At least 1, for what does not fit one by one does not fit at all; None when rows take nothing.
     """
@@ -44,12 +47,13 @@ def measured(
 ) -> Budget:
     """The budget of a pipeline with images of ``size`` pixels, for the memory that is free now.
 
-    free, peak: the free bytes, and those that a function takes at its highest; None for those of the pipeline's CUDA GPU,
-    and on another device there is no limit then. Each network computes one row and two; the pipeline stays as it is.
+    free, peak: the free bytes, and those that a function takes at its highest; None for those of the pipeline's CUDA
+    GPU, and on another device there is no limit then. Each network computes one row and two; the pipeline stays as it
+    is.
     """
     device = denoiser(pipe).device
     if peak is None and device.type != "cuda":
-        return Budget()
+        return UNLIMITED
     free, peak = free or (lambda: cuda_free(device)), peak or (lambda run: cuda_peak(device, run))
 
     def denoise(rows: int) -> float:

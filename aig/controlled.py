@@ -1,7 +1,7 @@
 """CoDe, blockwise best-of-N: the base model steered by a reward, without tuning (Singh et al., arXiv 2502.00968).
 
-Every image has N candidates that start from the same noise and part by the noise of a stochastic sampler (DDIM with eta = 1;
-for flows, Euler steps that draw the noise anew).
+Every image has N candidates that start from the same noise and part by the noise of a stochastic sampler: DDIM with
+eta = 1, for flows Euler steps that draw the noise anew.
 Every ``BLOCK`` steps, and at the end, the candidate whose predicted clean image has the highest reward is kept and copied
 over the others. That prediction is the one that the next step needs anyway, so a selection costs no evaluation.
 """
@@ -17,7 +17,7 @@ from diffusers import DiffusionPipeline
 from torch import Tensor, nn
 
 from aig import families
-from aig.budget import Budget
+from aig.budget import UNLIMITED, Budget
 from aig.columns import BLOCK
 from aig.guidance import annealed, step_of
 from aig.rewards import Reward
@@ -39,7 +39,7 @@ def best_of(
     stop: Callable[[], bool] | None = None,
     preview_share: float = 0.06,
     size: int | None = None,
-    budget: Budget = Budget(),
+    budget: Budget = UNLIMITED,
 ) -> Frame:
     """One column of CoDe images, one image a seed; the arguments that ``sampling.sample`` has too mean the same.
 
@@ -52,7 +52,8 @@ def best_of(
 
     def best(latents: Tensor) -> Tensor:
         """For each image the row of its best candidate, (N,), by clean latents."""
-        scores = reward(decode(pipe, latents, range(len(latents)), budget.images), [prompt] * len(owner)).view(len(seeds), candidates)
+        images = decode(pipe, latents, range(len(latents)), budget.images)
+        scores = reward(images, [prompt] * len(owner)).view(len(seeds), candidates)
         return scores.argmax(dim=1).cpu() + candidates * torch.arange(len(seeds))
 
     def frame(step: int, latents: Tensor, final: bool) -> Frame:

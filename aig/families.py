@@ -1,7 +1,7 @@
 """What differs between model families, each fact in one function; everything else in this package is the same for all.
 
-The facts are those of the pipelines of diffusers 0.42: Stable Diffusion 1.x and 2.x, SDXL, SD3, FLUX.1, PixArt-Sigma and
-Sana. They are read from a pipeline's parts and not from its name, so that its relatives work too.
+The facts are those of the pipelines of diffusers 0.42: Stable Diffusion 1.x and 2.x, SDXL, SD3, FLUX.1, PixArt-Sigma
+and Sana. They are read from a pipeline's parts and not from its name, so that its relatives work too.
 """
 
 from __future__ import annotations

@@ -136,7 +136,8 @@ def annealed(
         eps_base, eps_tuned = predict("base", inputs, asked_base), predict("tuned", inputs, asked_tuned)
         eps = mix(eps_base, eps_tuned, torch.tensor([part.share for part in parts] * branches))
         if any(answered):
-            eps = evaluation.answer if eps is None else torch.where(_rowwise(torch.tensor(answered), eps), evaluation.answer, eps)
+            known = evaluation.answer
+            eps = known if eps is None else torch.where(_rowwise(torch.tensor(answered), eps), known, eps)
         evaluation.answer = eps
         ledger.leader = plans.parted(parts, evaluation.leader, branches + second)
         return (eps,) if inputs.get("return_dict") is False else Transformer2DModelOutput(sample=eps)

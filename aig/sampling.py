@@ -17,7 +17,7 @@ from diffusers import DiffusionPipeline
 from torch import Tensor, nn
 
 from aig import cads, families
-from aig.budget import Budget
+from aig.budget import UNLIMITED, Budget
 from aig.guidance import Ledger, annealed, step_of
 
 
@@ -78,12 +78,12 @@ def sample(
     stop: Callable[[], bool] | None = None,
     preview_share: float = 0.05,
     size: int | None = None,
-    budget: Budget = Budget(),
+    budget: Budget = UNLIMITED,
 ) -> Frame:
     """All columns for one prompt, one image a seed, and the final Frame.
 
-    steps: T, the length of every column's weights. guidance: the classifier-free guidance scale, off up to 1; for models
-    that are distilled for guidance the scale that they read.
+    steps: T, the length of every column's weights. guidance: the classifier-free guidance scale, off up to 1; for
+    models that are distilled for guidance the scale that they read.
     tuned: the tuned denoiser, None for the LoRA loaded in the pipeline.
     on_frame: receives previews; the final Frame is only returned. A step is shown when previews (consumer included)
     have cost at most ``preview_share`` of the model's time so far, so the first always is; the last one never.
@@ -96,7 +96,7 @@ def sample(
     _check(columns, seeds, steps)
     images = [(column, seed) for column in columns for seed in seeds]
     noises, start = [_noise(pipe, seed, size) for _, seed in images], time.perf_counter()
-    own = any(column.tuned for column in columns)
+    generators, own = [generator for _, generator in noises], any(column.tuned for column in columns)
 
     def frame(step: int, latents: Tensor, final: bool) -> Frame:
         pictures = decode(pipe, latents, ledger.leader, budget.images).unflatten(0, (len(columns), len(seeds)))
@@ -119,7 +119,7 @@ def sample(
             texts=[cads.change(column.noise, seed, steps) for column, seed in images],
             rows_at_once=budget.rows,
         ) as ledger,
-        watched(pipe, see, generators := [generator for _, generator in noises]),
+        watched(pipe, see, generators),
     ):
         latents = pipe(
             prompt=prompt,
@@ -142,7 +142,7 @@ def previews(
     stop: Callable[[], bool] | None,
     preview_share: float,
 ) -> Callable[[Tensor, Tensor, Tensor], None]:
-    """For ``watched``: raises Stopped when asked to stop, else shows (step, clean latents) as often as the share allows.
+    """For ``watched``: raises Stopped when asked to stop, else shows (step, clean latents) when the share allows.
 
     Not every pipeline has an interrupt flag (PixArt has none), but all let an exception through.
     """
@@ -216,8 +216,8 @@ def watched(
 ) -> Iterator[None]:
     """Shows ``see`` every (output, timestep, x_t) on its way into scheduler.step, after classifier-free guidance.
 
-    generators: one an image, for schedulers that draw noise where the pipeline hands them none (SD3, FLUX). The pipeline
-    is silent meanwhile. Its scheduler.step and progress bar return afterwards.
+    generators: one an image, for schedulers that draw noise where the pipeline hands them none (SD3, FLUX). The
+    pipeline is silent meanwhile. Its scheduler.step and progress bar return afterwards.
     """
     step, bar = pipe.scheduler.step, getattr(pipe, "_progress_bar_config", None)
     before, draws = vars(pipe.scheduler).get("step"), "generator" in inspect.signature(step).parameters
@@ -243,14 +243,14 @@ def watched(
             pipe._progress_bar_config = bar
 
 
-def decode(pipe: DiffusionPipeline, latents: Tensor, leader: Sequence[int], images_at_once: int | None = None) -> Tensor:
+def decode(pipe: DiffusionPipeline, latents: Tensor, leader: Sequence[int], at_once: int | None = None) -> Tensor:
     """Latents (B, C, h, w), or as FLUX packs them, as images (B, 3, H, W) in [0, 1], float32 on the CPU.
 
-    Those that are one by ``leader`` are decoded once.
+    Those that are one by ``leader`` are decoded once; at_once: the most in one call of the decoder, None for all.
     """
     distinct = sorted(set(leader))
     with families.wide_decoder(pipe):
-        chunks = families.for_decoder(pipe, latents[distinct]).split(images_at_once or len(distinct))
+        chunks = families.for_decoder(pipe, latents[distinct]).split(at_once or len(distinct))
         decoded = [pipe.vae.decode(z, return_dict=False)[0].float() for z in chunks]
     images = torch.cat([(part / 2 + 0.5).clamp(0, 1).cpu() for part in decoded])
     return images[[distinct.index(b) for b in leader]]

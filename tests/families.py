@@ -209,7 +209,7 @@ def _flux(guidance_embeds: bool) -> FluxPipeline:
         guidance_embeds=guidance_embeds,
         axes_dims_rope=(4, 4, 8),
     )
-    dynamic = {"shift": 3.0, "use_dynamic_shifting": True, "base_shift": 0.5, "max_shift": 1.15, "max_image_seq_len": 4096}
+    dynamic = {"shift": 3.0, "use_dynamic_shifting": True, "base_shift": 0.5, "max_shift": 1.15}
     pipe = FluxPipeline(
         vae=_vae(4, shift_factor=0.1, use_quant_conv=False, use_post_quant_conv=False),
         text_encoder=CLIPTextModel(_clip_config()),

@@ -35,7 +35,8 @@ def test_the_probe_runs_the_family_s_own_networks(name):
 
     assert measured(pipe, free=lambda: 165 / (1 - RESERVE), peak=peak) == Budget(rows=6, images=6)
     size = families.size(name)
-    assert [len(rows) for rows in seen] == [1, 2, 1, 2] and all(images.shape[1:] == (3, size, size) for images in seen[2:])
+    assert [len(rows) for rows in seen] == [1, 2, 1, 2]
+    assert all(images.shape[1:] == (3, size, size) for images in seen[2:])
     assert not families.denoiser(pipe)._forward_pre_hooks and pipe._progress_bar_config == {"disable": True}
 
 
@@ -53,5 +54,6 @@ def test_a_run_on_a_gpu_stays_within_the_budget():
     torch.cuda.reset_peak_memory_stats()
     before = torch.cuda.memory_allocated()
     columns = [Column(name="base", weights=(0.0,) * 2)]
-    sample(pipe, columns, prompt="a", seeds=range(32), steps=2, guidance=3.0, tuned=families.tuned(pipe), size=128, budget=budget)
+    call = {"prompt": "a", "seeds": range(32), "steps": 2, "guidance": 3.0, "size": 128}
+    sample(pipe, columns, tuned=pipe.unet, budget=budget, **call)
     assert torch.cuda.max_memory_allocated() - before < free

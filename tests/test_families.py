@@ -5,6 +5,7 @@ from __future__ import annotations
 import inspect
 from contextlib import contextmanager
 from functools import cache
+from itertools import count
 
 import pytest
 import torch
@@ -61,8 +62,8 @@ class Case:
             options["complex_human_instruction"] = None  # long, and of no concern here
         if self.name == "flux-schnell":
             options["max_sequence_length"] = 256
-        prompts = [PROMPT] * len(seeds)
-        return pipe(prompts, generator=[torch.Generator().manual_seed(seed) for seed in seeds], **options | changes).images
+        generators = [torch.Generator().manual_seed(seed) for seed in seeds]
+        return pipe([PROMPT] * len(seeds), generator=generators, **options | changes).images
 
     @contextmanager
     def using(self, model: nn.Module):
@@ -99,6 +100,12 @@ def calls(pipe: DiffusionPipeline) -> tuple[list[int], object]:
     return seen, first.register_forward_hook(lambda *_: seen.append(1))
 
 
+def asked_more_than(times: int):
+    """A stop function that says yes when it has been asked so often."""
+    asked = count(1)
+    return lambda: next(asked) > times
+
+
 # --- the method ---
 
 
@@ -110,9 +117,8 @@ def test_ends_are_the_stock_pipelines_bit_for_bit(case, name):
     with case.using(case.twin):
         tuned = case.run(pipe, 1, 2)
     branches = facts.branches(pipe, SCALE)
-    for ours, model, g, expected in (
-        (pipe, case.twin, 0.0, base), (pipe, case.twin, 1.0, tuned), (lora_pipe, None, 0.0, base), (lora_pipe, None, 1.0, lora),
-    ):  # fmt: skip
+    ends = [(pipe, case.twin, 0.0, base), (pipe, case.twin, 1.0, tuned)]
+    for ours, model, g, expected in (*ends, (lora_pipe, None, 0.0, base), (lora_pipe, None, 1.0, lora)):
         with annealed(ours, [g] * STEPS, model) as ledger:
             assert torch.equal(case.run(ours, 1, 2), expected)
         assert ledger.rows == {"base": 2 * branches * STEPS * (g == 0), "tuned": 2 * branches * STEPS * (g == 1)}
@@ -222,7 +228,8 @@ def test_columns_are_the_stock_pipelines_images(case, name):
     assert frame.images.shape == (2, 2, 3, size, size) and frame.rows == 4 * facts.branches(case.pipe, SCALE) * STEPS
     options = {}
     if name == "sana":  # the instruction that the stock call has by default, and which run() leaves out
-        options["complex_human_instruction"] = inspect.signature(case.pipe.__call__).parameters["complex_human_instruction"].default
+        told = inspect.signature(case.pipe.__call__).parameters["complex_human_instruction"].default
+        options["complex_human_instruction"] = told
     for stock, images in zip((case.pipe, case.lora_pipe), frame.images):
         torch.testing.assert_close(images, case.run(stock, 1, 2, output_type="pt", **options), atol=1e-3, rtol=0)
 
@@ -232,13 +239,13 @@ def test_previews_approach_the_result_and_stopping_ends_within_a_step(case, name
     case, frames = case(name), []
     call = CALL | {"tuned": case.twin}
     final = sample(case.pipe, columns("linear"), on_frame=frames.append, preview_share=float("inf"), **call)
-    assert [frame.step for frame in frames] == [1, 2] and all(frame.images.shape == final.images.shape for frame in frames)
+    assert [frame.step for frame in frames] == [1, 2]
+    assert all(frame.images.shape == final.images.shape for frame in frames)
     assert (frames[1].images - final.images).abs().mean() > 0
     for evaluations in (0, 1, 2):
-        asked = []
         seen, handle = calls(case.pipe)
         with pytest.raises(Stopped):
-            sample(case.pipe, columns("base"), stop=lambda: asked.append(1) or len(asked) > evaluations, **call)  # noqa: B023
+            sample(case.pipe, columns("base"), stop=asked_more_than(evaluations), **call)
         handle.remove()
         assert len(seen) == evaluations
     assert "forward" not in vars(families.denoiser(case.pipe)) and "step" not in vars(case.pipe.scheduler)
@@ -247,10 +254,14 @@ def test_previews_approach_the_result_and_stopping_ends_within_a_step(case, name
 
 @every
 def test_the_last_predicted_clean_latents_are_the_result(case, name):
-    """The last step goes where the prediction points: exactly for flows, nearly for samplers that end beside zero noise."""
+    """The last step goes where the prediction points: exactly for flows, nearly for others that keep some noise."""
     case, seen = case(name), []
     pipe = case.pipe
-    with watched(pipe, lambda output, t, latents: seen.append(clean_latents(pipe.scheduler, output, t, latents)), [None]):
+
+    def see(output, timestep, latents):
+        seen.append(clean_latents(pipe.scheduler, output, timestep, latents))
+
+    with watched(pipe, see, [None]):
         result = case.run(pipe, 1)
     torch.testing.assert_close(seen[-1], result, **CLOSE if name in FLOWS else {"atol": 0.2, "rtol": 0.1})
     assert (seen[-1] - result).abs().mean() < (seen[0] - result).abs().mean()
@@ -259,7 +270,7 @@ def test_the_last_predicted_clean_latents_are_the_result(case, name):
 @every
 @pytest.mark.parametrize("drawn", [False, True])
 def test_an_image_belongs_to_its_seed(case, name, drawn):
-    """In a grid and alone; also with a sampler that draws noise at every step, where the pipeline hands it no generator."""
+    """In a grid and alone; also with a sampler that draws noise, where the pipeline may hand it no generator."""
     case = case(name)
     stock, call = case.pipe.scheduler, CALL | {"tuned": case.twin}
     if drawn:
@@ -291,7 +302,8 @@ def bright(images: Tensor, prompts: list[str]) -> Tensor:
 def test_best_of_takes_the_brighter_and_leaves_the_pipeline(case, name):
     case, call = case(name), CALL | {"steps": 5, "candidates": 3}
     scheduler, frames = case.pipe.scheduler, []
-    frame = best_of(case.pipe, reward=bright, tuned=case.twin, on_frame=frames.append, preview_share=float("inf"), **call)
+    show = {"on_frame": frames.append, "preview_share": float("inf")}
+    frame = best_of(case.pipe, reward=bright, tuned=case.twin, **show, **call)
     dark = best_of(case.pipe, reward=lambda images, prompts: -bright(images, prompts), tuned=case.twin, **call)
     assert frame.rows == 2 * 3 * 5 * facts.branches(case.pipe, SCALE) and [f.step for f in frames] == [1, 2, 3, 4]
     assert bright(frame.images[0], []).min() > bright(dark.images[0], []).min()
@@ -299,10 +311,11 @@ def test_best_of_takes_the_brighter_and_leaves_the_pipeline(case, name):
     again = best_of(case.pipe, reward=bright, tuned=case.twin, **call | {"seeds": [2]})
     torch.testing.assert_close(again.images[0, 0], frame.images[0, 1], atol=1e-3, rtol=0)
     assert case.pipe.scheduler is scheduler
-    asked = []
+    seen, handle = calls(case.pipe)
     with pytest.raises(Stopped):
-        best_of(case.pipe, reward=bright, tuned=case.twin, stop=lambda: asked.append(1) or len(asked) > 1, **call)
-    assert len(asked) == 2 and case.pipe.scheduler is scheduler
+        best_of(case.pipe, reward=bright, tuned=case.twin, stop=asked_more_than(1), **call)
+    handle.remove()
+    assert len(seen) == 1 and case.pipe.scheduler is scheduler
 
 
 # --- few steps ---
