@@ -92,10 +92,10 @@ def load(name: str, source: Source = None, *, device: str = "cpu", dtype: torch.
         raise ValueError(f"Unknown reward {name!r}; choose one of: {', '.join(NAMES)}.")
     paths = located(name, source)
     if name == "imagereward":
-        return ImageReward(paths, dtype).to(device)
+        return ImageReward(paths, dtype).to(device).eval()
     if name == "aesthetics":
-        return Aesthetics(paths, dtype).to(device)
-    return Cosine(name, paths, dtype).to(device)
+        return Aesthetics(paths, dtype).to(device).eval()
+    return Cosine(name, paths, dtype).to(device).eval()
 
 
 def load_features(
@@ -108,7 +108,7 @@ def load_features(
     if name not in FEATURES:
         raise ValueError(f"Unknown feature model {name!r}; choose one of: {', '.join(FEATURES)}.")
     paths = located(name, source)
-    return (clip_features if name == "clip" else dinov2_features)(paths, dtype).to(device)
+    return (clip_features if name == "clip" else dinov2_features)(paths, dtype).to(device).eval()
 
 
 def located(name: str, source: Source) -> dict[str, Path]:

@@ -53,6 +53,8 @@ def build(name: str, folder: Path) -> Path:
             save_file({**weights, **positions}, folder / "model.safetensors")
         if name == "aesthetics":
             torch.save(stirred(Mlp(16)).state_dict(), folder / "sac+logos+ava1-l14-linearMSE.pth")
+            for unread in ("vocab.json", "merges.txt"):
+                (folder / unread).unlink()
     return folder
 
 
