@@ -22,7 +22,7 @@ class Recipe:
     """How a square input of ``size`` pixels is made.
 
     ``fit``: "floor" and "round" scale the shorter side to ``edge`` and crop the centre, where half a pixel is cut down
-    (transformers) or rounded to even (torchvision); "pad" scales the longer side to ``edge`` and pads with black (HPSv2).
+    (transformers) or rounded to even (torchvision); "pad" scales the longer side to ``edge`` and pads in black (HPSv2).
     """
 
     size: int
@@ -44,7 +44,7 @@ def cropped(images: torch.Tensor, recipe: Recipe) -> torch.Tensor:
     """The centre (B, 3, size, size) of images (B, 3, H, W) whose shorter side is first scaled to ``edge``."""
     short = min(images.shape[2:])
     sides = [recipe.edge if side == short else int(recipe.edge * side / short) for side in images.shape[2:]]
-    for shape in ([images.shape[2], sides[1]], sides):  # PIL's passes; 8 bits clip what the kernel overshoots after each
+    for shape in ([images.shape[2], sides[1]], sides):  # PIL's passes; its 8 bits clip what each overshoots
         images = resized(images, shape).clamp(0, 1)
     half = (lambda cut: cut // 2) if recipe.fit == "floor" else (lambda cut: round(cut / 2))
     top, left = (half(side - recipe.size) for side in sides)

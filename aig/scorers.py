@@ -1,16 +1,16 @@
 """Published rewards and image features for models of real pictures, differentiable in the images.
 
-Rewards follow the convention of ``aig.rewards``: images (B, 3, H, W) in [0, 1] of any size and B prompts -> (B,), float32.
+As ``aig.rewards`` has it: images (B, 3, H, W) in [0, 1], here of any size, and B prompts -> (B,), float32.
 
-* pickscore: Kirstain et al., arXiv 2305.01569. The cosine of image and prompt times the model's logit scale (about 100).
+* pickscore: Kirstain et al., arXiv 2305.01569. The cosine of image and prompt times the model's logit scale.
 * hpsv2: HPSv2.1, Wu et al., arXiv 2306.09341. The cosine, as its authors report it.
 * imagereward: Xu et al., arXiv 2304.05977. Standardised by the authors' mean and deviation.
 * aesthetics: LAION aesthetics v2 (sac+logos+ava1-l14-linearMSE), from about 1 to 10; it does not read the prompt.
-* clip: CLIPScore, Hessel et al., arXiv 2104.08718: 2.5 max(cos, 0), with CLIP ViT-L/14 instead of their B/32, and without
-  their prefix "A photo depicts", since prompts are not captions of photos.
+* clip: CLIPScore, Hessel et al., arXiv 2104.08718: 2.5 max(cos, 0), with CLIP ViT-L/14 instead of their B/32, and
+  without their prefix "A photo depicts", since prompts are not captions of photos.
 
-Left out: open_clip's clean-up of broken Unicode and HTML entities in prompts (ftfy), and conversions of these weights to
-safetensors by third parties, whose contents nobody vouches for.
+Left out: the originals' clean-up of broken Unicode and HTML entities in prompts (ftfy), and conversions of these
+weights to safetensors by third parties, whose contents nobody vouches for.
 """
 
 from __future__ import annotations
@@ -22,7 +22,7 @@ from pathlib import Path
 
 import torch
 
-from aig.towers import Aesthetics, Cosine, ImageReward, Scorer, clip_features, dinov2_features
+from aig.towers import AESTHETICS_HEAD, Aesthetics, Cosine, ImageReward, Scorer, clip_features, dinov2_features
 
 NAMES = ("pickscore", "hpsv2", "imagereward", "aesthetics", "clip")
 FEATURES = ("dinov2", "clip")
@@ -51,7 +51,7 @@ FILES: dict[str, tuple[tuple[str, str | None, str], ...]] = {
     ),
     "imagereward": ((*IMAGEREWARD, "ImageReward.pt"), (*IMAGEREWARD, "med_config.json"), (*BERT, "vocab.txt")),
     "aesthetics": (
-        (*AESTHETICS, "sac+logos+ava1-l14-linearMSE.pth"),
+        (*AESTHETICS, AESTHETICS_HEAD),
         (*CLIP_L, "config.json"),
         (*CLIP_L, "model.safetensors"),
     ),
@@ -67,7 +67,7 @@ FILES: dict[str, tuple[tuple[str, str | None, str], ...]] = {
 SHA256 = {  # (repository, file): as several users of these files record it; the others' are not known to us
     (CLIP_L[0], "model.safetensors"): "a2bf730a0c7debf160f7a6b50b3aaf3703e7e88ac73de7a314903141db026dcb",
     (HPS[0], "HPS_v2.1_compressed.pt"): "c57a38fb4a2f7e7c15bf00da2ea377cdf165448b4dd1052a484c215a998c9837",
-    (AESTHETICS[0], "sac+logos+ava1-l14-linearMSE.pth"): "21dd590f3ccdc646f0d53120778b296013b096a035a2718c9cb0d511bff0f1e0",
+    (AESTHETICS[0], AESTHETICS_HEAD): "21dd590f3ccdc646f0d53120778b296013b096a035a2718c9cb0d511bff0f1e0",
     (DINOV2[0], "model.safetensors"): "d73036b56966966d07975d696bde331762f37297e2f095de8cea0040c3aa0841",
 }
 
@@ -84,9 +84,9 @@ def files(name: str) -> tuple[tuple[str, str | None, str], ...]:
 def load(name: str, source: Source = None, *, device: str = "cpu", dtype: torch.dtype = torch.float32) -> Scorer:
     """A published reward by name, frozen, its towers in ``dtype``.
 
-    ``source``: a folder with the files of ``files(name)`` side by side, or a folder for each repository; None fetches them
-    through the Hub's cache. ValueError, one sentence: an unknown name, a file that is missing, damaged, not what is
-    expected, or not to be had.
+    ``source``: a folder with the files of ``files(name)`` side by side, or a folder for each repository; None fetches
+    them through the Hub's cache. ValueError, one sentence: an unknown name, or a file that is missing, damaged, not
+    what is expected, or not to be had.
     """
     if name not in NAMES:
         raise ValueError(f"Unknown reward {name!r}; choose one of: {', '.join(NAMES)}.")
@@ -101,9 +101,10 @@ def load(name: str, source: Source = None, *, device: str = "cpu", dtype: torch.
 def load_features(
     name: str, source: Source = None, *, device: str = "cpu", dtype: torch.dtype = torch.float32
 ) -> Callable[[torch.Tensor], torch.Tensor]:
-    """Images (B, 3, H, W) in [0, 1] -> features (B, D) on ``device``, float32, without slope; ``source`` as in ``load``.
+    """Images (B, 3, H, W) in [0, 1] -> features (B, D) on ``device``, float32, without slope.
 
-    dinov2: the class token of DINOv2 ViT-B/14 (Oquab et al., arXiv 2304.07193). clip: image embeddings of CLIP ViT-L/14.
+    dinov2: the class token of DINOv2 ViT-B/14 (Oquab et al., arXiv 2304.07193). clip: CLIP ViT-L/14's image embedding.
+    ``source`` and errors as in ``load``.
     """
     if name not in FEATURES:
         raise ValueError(f"Unknown feature model {name!r}; choose one of: {', '.join(FEATURES)}.")
@@ -138,8 +139,8 @@ def fetched(repo: str, revision: str | None, file: str) -> Path:
     try:
         path = Path(hf_hub_download(repo, file, revision=revision))
     except (HfHubHTTPError, OSError) as problem:
-        reason = type(problem).__name__
-        raise ValueError(f"{file} of {repo} is neither on this machine nor to be had from the Hub ({reason}).") from None
+        why = type(problem).__name__
+        raise ValueError(f"{file} of {repo} is neither on this machine nor to be had from the Hub ({why}).") from None
     if digest:
         with path.open("rb") as stream:
             if hashlib.file_digest(stream, "sha256").hexdigest() != digest:

@@ -20,6 +20,7 @@ from aig.pixels import IMAGENET_MEAN, IMAGENET_STD, Recipe, prepare
 from aig.weights import assemble, from_blip_vision, from_open_clip, head, read, under
 
 CHUNK = 16  # images that go through a tower at once
+AESTHETICS_HEAD = "sac+logos+ava1-l14-linearMSE.pth"
 
 
 class Scorer(nn.Module):
@@ -33,7 +34,8 @@ class Scorer(nn.Module):
         if images.ndim != 4 or images.shape[1] != 3:
             raise ValueError(f"Images must be of shape (B, 3, H, W), not {tuple(images.shape)}.")
         if isinstance(prompts, str) or len(prompts) != len(images):
-            raise ValueError(f"There must be one prompt for each of {len(images)} images, not {1 if isinstance(prompts, str) else len(prompts)}.")
+            count = 1 if isinstance(prompts, str) else len(prompts)
+            raise ValueError(f"There must be one prompt for each of {len(images)} images, not {count}.")
         images = images.to(next(self.parameters()).device)
         scores = []
         for start in range(0, len(images), CHUNK):
@@ -58,10 +60,11 @@ class Cosine(Scorer):
         self.clip = assemble(CLIPModel, config, tensors, dtype, name)
         self.name = name
         self.scale = tensors["logit_scale"].double().exp().item()  # a number: bfloat16 would be wrong by 1%
-        self.recipe = _square(config.vision_config.image_size, {"pickscore": "floor", "hpsv2": "pad", "clip": "round"}[name])
+        fit = {"pickscore": "floor", "hpsv2": "pad", "clip": "round"}[name]  # as each one's own code has it
+        self.recipe = _square(config.vision_config.image_size, fit)
         tokenizer = tokenizer_of(CLIPTokenizer, paths["vocab.json"])
         self.tokens = tokens(tokenizer, config.text_config.max_position_embeddings)
-        self.padding = tokenizer.eos_token_id  # after the end of the text, where a causal text tower cannot look back from
+        self.padding = tokenizer.eos_token_id  # any would do: the tower is causal, and read at the end of the text
 
     def part(self, images: torch.Tensor, prompts: Sequence[str]) -> torch.Tensor:
         clip, words = self.clip, list(dict.fromkeys(prompts))
@@ -82,7 +85,7 @@ class Aesthetics(Scorer):
     def __init__(self, paths: Mapping[str, Path], dtype: torch.dtype) -> None:
         super().__init__()
         self.tower, self.recipe = clip_vision(paths, dtype)
-        self.head = head(read(paths["sac+logos+ava1-l14-linearMSE.pth"]), "aesthetics").requires_grad_(False)
+        self.head = head(read(paths[AESTHETICS_HEAD]), "aesthetics").requires_grad_(False)
 
     def part(self, images: torch.Tensor, prompts: Sequence[str]) -> torch.Tensor:
         pixels = prepare(images, self.recipe).to(self.tower.dtype)
@@ -108,13 +111,14 @@ class ImageReward(Scorer):
         eyes = from_blip_vision(under(tensors, "blip.visual_encoder.", cut=True))
         look = vit_config(BlipVisionConfig, eyes)
         text = configured(BlipTextConfig, paths["med_config.json"])
-        text.encoder_hidden_size, text.is_decoder = look.hidden_size, True  # a "decoder" here is what looks at the image
+        text.encoder_hidden_size, text.is_decoder = look.hidden_size, True  # "decoder": looks at images
         reader = under(tensors, "blip.text_encoder.", cut=True)
         self.eyes = assemble(BlipVisionModel, look, eyes, dtype, "imagereward")
         self.reader = assemble(BlipTextModel, text, reader, dtype, "imagereward", add_pooling_layer=False)
         self.head = head(under(tensors, "mlp.", cut=True), "imagereward").requires_grad_(False)
         self.recipe = _square(look.image_size, "round")
-        self.tokens = tokens(tokenizer_of(BertTokenizer, paths["vocab.txt"]), min(self.LENGTH, text.max_position_embeddings))
+        tokenizer = tokenizer_of(BertTokenizer, paths["vocab.txt"])
+        self.tokens = tokens(tokenizer, min(self.LENGTH, text.max_position_embeddings))
 
     def part(self, images: torch.Tensor, prompts: Sequence[str]) -> torch.Tensor:
         seen = self.eyes(pixel_values=prepare(images, self.recipe).to(self.eyes.dtype)).last_hidden_state
@@ -194,7 +198,7 @@ def configured(kind: type, path: Path) -> object:
     try:
         return kind.from_dict(json.loads(path.read_text(encoding="utf-8")))
     except (ValueError, TypeError, KeyError, AttributeError, StrictDataclassError):
-        raise ValueError(f"{path.name} is not a configuration of a {kind.__name__.removesuffix('Config')} model.") from None
+        raise ValueError(f"{path.name} is not a valid {kind.__name__}.") from None
 
 
 def tokenizer_of(kind: type, path: Path) -> object:

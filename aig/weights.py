@@ -1,4 +1,4 @@
-"""Weights of published rewards: read without running code, renamed to the names of transformers, and built into a model.
+"""Weights of published rewards: read without running code, renamed as transformers names them, built into a model.
 
 safetensors, and .pt files where the authors published nothing else. A .pt is a pickle: it is read with
 ``torch.load(weights_only=True)``, which calls no function of the file (torch 2.6 closed the last known way around that,
@@ -114,7 +114,7 @@ def head(tensors: Mapping[str, torch.Tensor], name: str) -> nn.Linear:
 
 
 def from_open_clip(tensors: Mapping[str, torch.Tensor]) -> dict[str, torch.Tensor]:
-    """open_clip's names and fused projections -> those of transformers' CLIPModel; unknown names are kept as they are."""
+    """open_clip's names and fused projections -> those of transformers' CLIPModel; unknown names are kept."""
     renamed = {}
     for name, value in tensors.items():
         target = _renamed(name, OPEN_CLIP, OPEN_CLIP_LAYER)
@@ -155,7 +155,12 @@ def under(tensors: Mapping[str, torch.Tensor], *prefixes: str, cut: bool = False
 
 
 def assemble(
-    kind: type[nn.Module], config: object, tensors: Mapping[str, torch.Tensor], dtype: torch.dtype, name: str, **options: bool
+    kind: type[nn.Module],
+    config: object,
+    tensors: Mapping[str, torch.Tensor],
+    dtype: torch.dtype,
+    name: str,
+    **options: bool,
 ) -> nn.Module:
     """A transformers model of these weights, all of them and no others, frozen; ``options`` go to its constructor.
 

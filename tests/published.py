@@ -1,7 +1,7 @@
 """Tiny random checkpoints in the formats of the published rewards, and naive forwards in their authors' layouts.
 
-``build(name, folder)`` writes every file that ``aig.scorers.files(name)`` lists; ``OpenClip`` and ``Blip`` are modules whose
-``state_dict`` has the authors' names, written from the papers with torch's own layers.
+``build(name, folder)`` writes every file that ``aig.scorers.files(name)`` lists; ``OpenClip`` and ``Blip`` are modules
+whose ``state_dict`` has the authors' names, made of torch's own layers.
 """
 
 from __future__ import annotations
@@ -46,7 +46,8 @@ def build(name: str, folder: Path) -> Path:
         (folder / "config.json").write_text(json.dumps(config.to_dict()))
         if name == "hpsv2":
             weights = stirred(OpenClip(len(words))).state_dict()
-            torch.save({"state_dict": {key: value.half() for key, value in weights.items()}}, folder / "HPS_v2.1_compressed.pt")
+            halves = {key: value.half() for key, value in weights.items()}
+            torch.save({"state_dict": halves}, folder / "HPS_v2.1_compressed.pt")
         else:
             weights = stirred(CLIPModel(config)).state_dict()
             positions = {"text_model.embeddings.position_ids": torch.arange(LENGTH)}  # old checkpoints have them
@@ -146,10 +147,11 @@ class Mlp(nn.Module):
 
 BERT_WORDS = ["[PAD]", "[UNK]", "[CLS]", "[SEP]", "[MASK]", *LETTERS, *("##" + letter for letter in LETTERS)]
 MED = {  # BERT's configuration as ImageReward has it, smaller
-    "architectures": ["BertModel"], "attention_probs_dropout_prob": 0.1, "hidden_act": "gelu", "hidden_dropout_prob": 0.1,
-    "hidden_size": 24, "initializer_range": 0.02, "intermediate_size": 48, "layer_norm_eps": 1e-12,
-    "max_position_embeddings": 40, "model_type": "bert", "num_attention_heads": 2, "num_hidden_layers": 2, "pad_token_id": 0,
-    "type_vocab_size": 2, "vocab_size": len(BERT_WORDS) + 2, "encoder_width": 24, "add_cross_attention": True,
+    "architectures": ["BertModel"], "attention_probs_dropout_prob": 0.1, "hidden_act": "gelu",
+    "hidden_dropout_prob": 0.1, "hidden_size": 24, "initializer_range": 0.02, "intermediate_size": 48,
+    "layer_norm_eps": 1e-12, "max_position_embeddings": 40, "model_type": "bert", "num_attention_heads": 2,
+    "num_hidden_layers": 2, "pad_token_id": 0, "type_vocab_size": 2, "vocab_size": len(BERT_WORDS) + 2,
+    "encoder_width": 24, "add_cross_attention": True,
 }  # fmt: skip
 BLIP_EXTRAS = {"blip.text_encoder.embeddings.position_ids": torch.arange(40).unsqueeze(0)}
 BLIP_WIDTH = 128  # two heads of 64
@@ -206,7 +208,7 @@ class Blip(nn.Module):
         self.mlp = Mlp(hidden)
 
     def forward(self, pixels: torch.Tensor, ids: torch.Tensor, mask: torch.Tensor) -> torch.Tensor:
-        """The raw reward (B,) of pixels (B, 3, SIDE, SIDE) and ids (B, L), of which mask (B, L) says which are words."""
+        """The raw reward (B,) of pixels (B, 3, SIDE, SIDE) and ids (B, L); mask (B, L) is 1 at words."""
         eyes, reader = self.blip["visual_encoder"], self.blip["text_encoder"]
         x = eyes.patch_embed["proj"](pixels).flatten(2).transpose(1, 2)
         x = torch.cat([eyes.cls_token.expand(len(x), 1, -1), x], 1) + eyes.pos_embed
@@ -228,7 +230,9 @@ class Blip(nn.Module):
         return self.mlp(h[:, 0]).squeeze(1)
 
 
-def attend(q: torch.Tensor, k: torch.Tensor, v: torch.Tensor, heads: int, allowed: torch.Tensor | None = None) -> torch.Tensor:
+def attend(
+    q: torch.Tensor, k: torch.Tensor, v: torch.Tensor, heads: int, allowed: torch.Tensor | None = None
+) -> torch.Tensor:
     """Attention of (B, L, D), head by head, with the keys where ``allowed`` (B, L) is 1."""
     outputs = []
     for q1, k1, v1 in zip(q.chunk(heads, -1), k.chunk(heads, -1), v.chunk(heads, -1), strict=True):

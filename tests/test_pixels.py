@@ -52,7 +52,7 @@ def test_as_the_processor_of_dinov2(size):
 
 @pytest.mark.parametrize("size", SIZES)
 def test_as_torchvision_crops(size):
-    """ImageReward, CLIPScore and LAION aesthetics: torchvision's Resize and CenterCrop, whose rounding is spelled out here."""
+    """ImageReward, CLIPScore and LAION aesthetics: torchvision's Resize and CenterCrop, spelled out."""
     image = picture(*size, "natural")
     height, width = size
     shape = (224, int(224 * height / width)) if width < height else (int(224 * width / height), 224)

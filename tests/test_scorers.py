@@ -1,4 +1,4 @@
-"""Published rewards on tiny random checkpoints in the authors' formats, against naive forwards in the authors' layouts."""
+"""Published rewards on tiny random checkpoints in the authors' formats, against naive forwards in their layouts."""
 
 from __future__ import annotations
 
@@ -23,7 +23,7 @@ from tests import published
 PROMPTS = ["a cat", "", "a red fox that jumps over a very lazy dog and sleeps", "a cat"]
 LONG = PROMPTS[2]
 CROP = Recipe(size=published.SIDE, edge=published.SIDE, fit="round")
-PICKLED = {"hpsv2": "HPS_v2.1_compressed.pt", "imagereward": "ImageReward.pt", "aesthetics": "sac+logos+ava1-l14-linearMSE.pth"}
+PICKLED = {"hpsv2": "HPS_v2.1_compressed.pt", "imagereward": "ImageReward.pt", "aesthetics": towers.AESTHETICS_HEAD}
 
 
 @pytest.fixture(scope="session")
@@ -141,7 +141,8 @@ def test_chunks_give_the_same_values_and_slopes(name, loaded, images, monkeypatc
     whole, slope = scored()
     monkeypatch.setattr(towers, "CHUNK", 3)
     parts, slope_of_parts = scored()
-    assert torch.allclose(whole, parts, atol=1e-5) and torch.allclose(slope, slope_of_parts, atol=1e-5 * slope.abs().max())
+    assert torch.allclose(whole, parts, atol=1e-5)
+    assert torch.allclose(slope, slope_of_parts, atol=1e-5 * float(slope.abs().max()))
     with torch.no_grad():
         assert torch.allclose(loaded[name](images, PROMPTS), whole, atol=1e-5)
 
@@ -314,7 +315,8 @@ def test_safetensors_that_do_not_fit_are_refused(name, damage, copied):
     load = scorers.load_features if name == "dinov2" else scorers.load
     with pytest.raises(ValueError) as error:
         load(name, folder)
-    assert one_sentence(error) and (damage == "truncated" or ("extra" if damage == "unknown" else first) in str(error.value))
+    named = {"truncated": path.name, "unknown": "extra"}.get(damage, first)
+    assert one_sentence(error) and named in str(error.value)
 
 
 @pytest.mark.parametrize("name", ["hpsv2", "imagereward"])
