@@ -24,7 +24,7 @@ AESTHETICS_HEAD = "sac+logos+ava1-l14-linearMSE.pth"
 
 
 class Scorer(nn.Module):
-    """A reward that takes its images in chunks, so that memory does not grow with their number, not even for slopes."""
+    """A reward that takes its images in chunks: beyond the images, memory does not grow with their number."""
 
     def part(self, images: torch.Tensor, prompts: Sequence[str]) -> torch.Tensor:
         """The reward (B,) of a chunk on the device of the weights."""
@@ -38,13 +38,15 @@ class Scorer(nn.Module):
             raise ValueError(f"There must be one prompt for each of {len(images)} images, not {count}.")
         images = images.to(next(self.parameters()).device)
         scores = []
-        for start in range(0, len(images), CHUNK):
-            chunk, words = images[start : start + CHUNK], tuple(prompts[start : start + CHUNK])
+        if not len(images):
+            return images.new_zeros(0, dtype=torch.float32)
+        for k, chunk in enumerate(images.split(CHUNK)):  # split: slices would each make a slope of all images
+            words = tuple(prompts[k * CHUNK : (k + 1) * CHUNK])
             if len(images) > CHUNK and torch.is_grad_enabled() and images.requires_grad:
                 scores.append(checkpoint(self.part, chunk, words, use_reentrant=False, preserve_rng_state=False))
             else:
                 scores.append(self.part(chunk, words))
-        return torch.cat(scores) if scores else images.new_zeros(0, dtype=torch.float32)
+        return torch.cat(scores)
 
 
 class Cosine(Scorer):
