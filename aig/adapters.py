@@ -242,7 +242,7 @@ def _read(path: str | Path) -> tuple[dict[str, Tensor], dict]:
         with safe_open(path, framework="pt") as file:
             tensors = {key: file.get_tensor(key) for key in file.keys()}
             settings = json.loads((file.metadata() or {}).get("lora_adapter_metadata", "{}"))
-    except (OSError, SafetensorError, ValueError) as error:
+    except (OSError, SafetensorError, ValueError, RecursionError) as error:
         raise ValueError(f"{Path(path).name!r} cannot be read as safetensors: {error}") from error
     return tensors, settings if isinstance(settings, dict) else {}
 
