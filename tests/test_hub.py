@@ -290,3 +290,16 @@ def test_an_offline_process_fetches_in_a_process_of_its_own(server, monkeypatch)
 def test_git_checksums_are_those_of_git(tmp_path) -> None:
     (tmp_path / "a").write_bytes(b"hello\n")
     assert hub.digest(tmp_path / "a", 40) == "ce013625030ba8dba906f756967f9e9ca394464a"  # git hash-object
+
+
+def test_the_command_fetches_a_preset_and_names_what_it_cannot(server, monkeypatch, tmp_path, capsys) -> None:
+    from aig import __main__ as cli
+
+    monkeypatch.setenv("HF_ENDPOINT", server.url)
+    monkeypatch.setattr(presets, "load", lambda name: BASE)
+    assert cli.main(["fetch", "base"]) == 0
+    printed = capsys.readouterr().out
+    assert "owner/model: licence CreativeML OpenRAIL-M, not pinned" in printed and "12 files" in printed
+    assert str(hub.located(BASE)) in printed
+    assert cli.main(["fetch", "base", "--tuned", "x"]) == 2
+    assert "has no tuned weights 'x'; choose among: none" in capsys.readouterr().err

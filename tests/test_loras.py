@@ -193,10 +193,12 @@ def test_what_is_refused(sd, tmp_path) -> None:
         "nan": ({f"{layer}.alpha": torch.tensor(float("nan"))}, "alpha / rank is nan"),
         "two numbers": ({f"{layer}.alpha": torch.ones(2)}, "is not one number"),
         "stray alpha": ({"lora_unet_nothing.alpha": torch.tensor(1.0)}, "is not one number beside a LoRA layer"),
-        "half": ({down.replace(layer, layer.replace("to_q", "to_k")): kohya[down]}, "do not fit|only one of"),
+        "half": ({re.sub("to_(q|v|out_0)[.]", "to_k.", down): kohya[down]}, "do not fit|only one of"),
     }.items():  # fmt: skip
+        bad = saved(tmp_path / "bad.safetensors", {**kohya, **change})
         with pytest.raises(ValueError, match=message) as caught:
-            adapters.check(pipe.unet, loras.read(saved(tmp_path / "bad.safetensors", {**kohya, **change}), pipe))
+            adapters.check(pipe.unet, loras.read(bad, pipe))
+            pytest.fail(f"{name} was let through")
         assert "\n" not in str(caught.value), name
     assert all(torch.equal(tensor, before[name]) for name, tensor in weights(pipe.unet).items())
 

@@ -56,7 +56,7 @@ def tuned(kind: str) -> Tuned:
 def image_by(pipe, family: str, function) -> torch.Tensor:
     """The image with another function in the place of the denoiser's forward."""
     base = families.denoiser(pipe)
-    base.forward = function
+    base.forward = lambda *args, **kwargs: function(*args, **kwargs)  # a module would become a submodule instead
     try:
         return image(pipe, family)
     finally:
