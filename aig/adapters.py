@@ -80,10 +80,12 @@ def fused(denoiser: nn.Module, lora: str | Path | Mapping[str, Tensor], scale: f
 
 
 def switched(denoiser: nn.Module, tensors: Mapping[str, Tensor]) -> Callable[[float], Callable]:
-    """scale -> the denoiser with a LoRA at that scale, over its one set of weights; equal scales give the same function.
+    """scale -> the denoiser with a LoRA at that scale, over its one set of weights; equal scales give the same
+    function.
 
     Attaches the LoRA as peft layers that are off except during such a call, so the denoiser stays the base model to
-    everybody else; ``detach`` takes them off again. Not for two threads at once. Raises ValueError as ``increments`` does.
+    everybody else; ``detach`` takes them off again. Not for two threads at once. Raises ValueError as ``increments``
+    does.
     """
     from peft import LoraConfig, inject_adapter_in_model
 
@@ -137,13 +139,15 @@ def changed_bytes(denoiser: nn.Module, tensors: Mapping[str, Tensor]) -> int:
 
 
 def blend(base: nn.Module, tuned: nn.Module) -> Callable[[float], Callable]:
-    """a -> the denoiser with the weights W_base + a * (W_tuned - W_base), which is the LoRA at scale a; exact at 0 and 1.
+    """a -> the denoiser with the weights W_base + a * (W_tuned - W_base), which is the LoRA at scale a; exact at 0
+    and 1.
 
     There is one further copy of what tuning changed, written in place whenever another a is called, so nothing is
     allocated at a step. Equal a give the same function.
     """
     own = dict(base.named_parameters())
-    pairs = {name: (own[name].detach(), w.detach()) for name, w in tuned.named_parameters() if not torch.equal(own[name], w)}
+    changed = {name: w for name, w in tuned.named_parameters() if not torch.equal(own[name], w)}
+    pairs = {name: (own[name].detach(), w.detach()) for name, w in changed.items()}
     kept = {id(w): w for name, w in tuned.named_parameters() if name not in pairs}
     model = copy.deepcopy(tuned, kept).requires_grad_(False)
     moving = [(model.get_parameter(name), *ends) for name, ends in pairs.items()]

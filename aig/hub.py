@@ -1,14 +1,15 @@
 """Fetching published weights: what would be downloaded and how large it is, then the download, resumable and verified.
 
-The app runs offline (HF_HUB_OFFLINE=1), and that holds for a whole process. So an explicit request is served by a process
-of its own, ``apart``, and the one that serves images never opens a connection. Files lie under their commit as plain files,
-without the Hub cache's symbolic links, so that a model's folder can be checked on its own.
+The app runs offline (HF_HUB_OFFLINE=1), and that holds for a whole process. So an explicit request is served by a
+process of its own, ``apart``, and the one that serves images never opens a connection. Files lie under their commit
+as plain files, without the Hub cache's symbolic links, so that a model's folder can be checked on its own.
 """
 
 from __future__ import annotations
 
 import dataclasses
 import errno
+import functools
 import hashlib
 import json
 import os
@@ -33,7 +34,7 @@ MANIFEST = "aig-files.json"  # written when all files are there: a folder withou
 CHUNK = 2**20
 _PATH = re.compile(r"[\w][\w .+-]*(/[\w][\w .+-]*){0,4}", re.ASCII)
 
-# The names that diffusers and transformers give to weights, their variants and shards, in the newer and the older order.
+# Names that diffusers and transformers give to weights, their variants and shards, in the newer and the older order.
 _STEM, _SHARD = r"(?:diffusion_pytorch_model|model)", r"-\d{5}-of-\d{5}"
 _WEIGHTS = re.compile(rf"{_STEM}(?:\.(\w+))?(?:{_SHARD})?\.safetensors|{_STEM}{_SHARD}\.(\w+)\.safetensors")
 _INDEX = re.compile(rf"{_STEM}\.safetensors\.index(?:\.(\w+))?\.json|{_STEM}\.safetensors\.(\w+)\.index\.json")
@@ -69,7 +70,8 @@ class Plan:
         return sum(file.size for file in self.files)
 
     def __str__(self) -> str:
-        return f"{self.repo} at {self.commit[:8]}: {len(self.files)} files, {_size(self.total)}, {_size(self.left)} to download"
+        sizes = f"{_size(self.total)}, {_size(self.left)} to download"
+        return f"{self.repo} at {self.commit[:8]}: {len(self.files)} files, {sizes}"
 
 
 def store() -> Path:
@@ -82,7 +84,8 @@ def store() -> Path:
 
 
 def located(source: Preset | Tuned) -> Path | None:
-    """The folder with a model's files if it is complete on this machine, else None. A local id must exist: ValueError."""
+    """The folder with a model's files if it is complete on this machine, else None. A local id must exist:
+    ValueError."""
     if is_local(source.repo):
         return folder_of(source.repo)
     home = store() / source.repo.replace("/", "--")
@@ -101,8 +104,8 @@ def plan(
     """Ask the Hub which files a model needs: their sizes and checksums. Nothing is downloaded.
 
     endpoint: another server that speaks the Hub's API, HF_ENDPOINT by default. timeout: seconds for the answer. Raises
-    Unavailable with one line for a missing network, a gated, vanished or busy repository and too little disk, ValueError
-    when the repository holds no such model in the one format that is read.
+    Unavailable with one line for a missing network, a gated, vanished or busy repository and too little disk,
+    ValueError when the repository holds no such model in the one format that is read.
     """
     from huggingface_hub import HfApi
 
@@ -119,7 +122,9 @@ def plan(
     listed = {sibling.rfilename: sibling for sibling in found.siblings or ()}
     files = tuple(_file(listed[name], source.repo) for name in needed(listed, source))
     if sum(file.size for file in files) > MAX_TOTAL:
-        raise ValueError(f"{source.repo} is {_size(sum(file.size for file in files))} large, at most {_size(MAX_TOTAL)} are fetched.")
+        raise ValueError(
+            f"{source.repo} is {_size(sum(file.size for file in files))} large, at most {_size(MAX_TOTAL)} are fetched."
+        )
     folder = (place or store()) / source.repo.replace("/", "--") / found.sha
     left = sum(file.size - min(file.size, _present(folder / file.name)) for file in files)
     _check_space(folder, left)
@@ -127,7 +132,8 @@ def plan(
 
 
 def needed(names: Iterable[str], source: Preset | Tuned) -> tuple[str, ...]:
-    """The files of a repository that a model is loaded from: safetensors in the wanted variant, configurations, tokenizers.
+    """The files of a repository that a model is loaded from: safetensors in the wanted variant, configurations,
+    tokenizers.
 
     Never a pickle, code or a template. ValueError when the repository lacks what is needed.
     """
@@ -165,7 +171,8 @@ def fetch(
         try:
             path.parent.mkdir(parents=True, exist_ok=True)
             if _length(path) != file.size:
-                _download(file, path, planned, lambda count: on_progress(there + count, planned.total), endpoint)  # noqa: B023
+                report = functools.partial(_report, on_progress, there, planned.total)
+                _download(file, path, planned, report, endpoint)
         except Unavailable:
             raise
         except Exception as error:
@@ -185,11 +192,17 @@ def fetch(
 def apart(source: Preset | Tuned, *, only_plan: bool = False) -> Iterator[dict]:
     """Plan and fetch in a process of its own that may use the network, while this one stays offline.
 
-    Yields {"plan": words, "total": bytes, "left": bytes}, then {"done": bytes, "total": bytes} and at last {"folder": path}.
-    Raises Unavailable or ValueError with the one line. Closing the generator ends the download; it resumes next time.
+    Yields {"plan": words, "total": bytes, "left": bytes}, then {"done": bytes, "total": bytes} and at last {"folder":
+    path}. Raises Unavailable or ValueError with the one line. Closing the generator ends the download; it resumes
+    next time.
     """
     order = {"kind": type(source).__name__, "only_plan": only_plan, "source": dataclasses.asdict(source)}
-    environment = {**os.environ, "HF_HUB_OFFLINE": "0", "TRANSFORMERS_OFFLINE": "0", "PYTHONPATH": str(Path(__file__).parent.parent)}
+    environment = {
+        **os.environ,
+        "HF_HUB_OFFLINE": "0",
+        "TRANSFORMERS_OFFLINE": "0",
+        "PYTHONPATH": str(Path(__file__).parent.parent),
+    }
     worker = subprocess.Popen(
         [sys.executable, "-m", "aig.hub"], stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True, env=environment
     )
@@ -202,7 +215,9 @@ def apart(source: Preset | Tuned, *, only_plan: bool = False) -> Iterator[dict]:
                 raise (Unavailable if event["unavailable"] else ValueError)(event["error"])
             yield event
         if worker.wait():
-            raise Unavailable(f"The download of {source.repo} ended unexpectedly; start it again, it will be continued.")
+            raise Unavailable(
+                f"The download of {source.repo} ended unexpectedly; start it again, it will be continued."
+            )
     finally:
         worker.kill()
         worker.stdout.close()
@@ -234,6 +249,10 @@ def main() -> None:
         print(json.dumps({"error": str(problem), "unavailable": isinstance(problem, Unavailable)}), flush=True)
 
 
+def _report(on_progress: Callable[[int, int], None], before: int, total: int, count: int) -> None:
+    on_progress(before + count, total)
+
+
 class _Meter:
     """Takes the place of tqdm in the Hub's client and passes the number of bytes there on."""
 
@@ -254,7 +273,8 @@ class _Meter:
 def _download(file: File, path: Path, planned: Plan, report: Callable[[int], None], endpoint: str | None) -> None:
     """One file, continued where an earlier attempt stopped, and verified before it gets its name.
 
-    The client's own hf_hub_download starts a broken file again from nothing, so its http_get is used, which can continue.
+    The client's own hf_hub_download starts a broken file again from nothing, so its http_get is used, which can
+    continue.
     """
     from huggingface_hub import hf_hub_url
     from huggingface_hub.file_download import http_get
@@ -302,14 +322,19 @@ def _component(names: set[str], folder: str, variant: str, repo: str) -> tuple[s
         return tuple(sorted(texts))
     if f"{folder}/config.json".lstrip("/") not in texts:
         raise ValueError(f"{repo} has no config.json in {where}.")
-    chosen = {name for name in weights if _variant(name) == variant} or {name for name in weights if _variant(name) == ""}
+    chosen = {name for name in weights if _variant(name) == variant} or {
+        name for name in weights if _variant(name) == ""
+    }
     if not any(name.endswith(".safetensors") for name in chosen):
-        raise ValueError(f"{repo} has no .safetensors weights in {where}; other formats can hold code and are not read.")
+        raise ValueError(
+            f"{repo} has no .safetensors weights in {where}; other formats can hold code and are not read."
+        )
     return tuple(sorted(texts | chosen))
 
 
 def _variant(name: str) -> str | None:
-    """"fp16" of ``unet/model.fp16.safetensors``, of a shard or an index; "" without one; None for a file of another kind."""
+    """ "fp16" of ``unet/model.fp16.safetensors``, of a shard or an index; "" without one; None for a file of another
+    kind."""
     found = _WEIGHTS.fullmatch(name.rpartition("/")[2]) or _INDEX.fullmatch(name.rpartition("/")[2])
     return None if found is None else next(filter(None, found.groups()), "")
 
@@ -321,7 +346,9 @@ def _file(sibling: object, repo: str) -> File:
     if not whole or not re.fullmatch("[0-9a-f]{64}" if sibling.lfs else "[0-9a-f]{40}", checksum or ""):
         raise Unavailable(f"The Hub states no size and checksum for {sibling.rfilename!r} of {repo}.")
     if sibling.rfilename.endswith(TEXTS) and sibling.size > MAX_TEXT:
-        raise ValueError(f"{sibling.rfilename!r} of {repo} is {_size(sibling.size)} large, too much for a configuration.")
+        raise ValueError(
+            f"{sibling.rfilename!r} of {repo} is {_size(sibling.size)} large, too much for a configuration."
+        )
     return File(name=sibling.rfilename, size=sibling.size, digest=checksum)
 
 

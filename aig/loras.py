@@ -1,8 +1,10 @@
-"""LoRA files in the formats that are published, as one: ``unet.LAYER.lora_A.weight`` and ``lora_B.weight``, alpha folded in.
+"""LoRA files in the formats that are published, as one: ``unet.LAYER.lora_A.weight`` and ``lora_B.weight``, alpha
+folded in.
 
-Read are peft's own folders (adapter_model.safetensors with adapter_config.json), diffusers' newer and older formats, and
-kohya's (``lora_unet_...``, also of FLUX). The names are mapped by the stock pipeline class; everything that stock mapping
-lets through in silence or stumbles over is checked first. The values are checked where they are used, ``aig.adapters``.
+Read are peft's own folders (adapter_model.safetensors with adapter_config.json), diffusers' newer and older formats,
+and kohya's (``lora_unet_...``, also of FLUX). The names are mapped by the stock pipeline class; everything that stock
+mapping lets through in silence or stumbles over is checked first. The values are checked where they are used,
+``aig.adapters``.
 """
 
 from __future__ import annotations
@@ -32,10 +34,10 @@ _OTHER_KINDS = {
 def read(path: Path, pipe: DiffusionPipeline) -> dict[str, Tensor]:
     """The tensors of a LoRA file for a pipeline's denoiser, alpha/rank folded into ``lora_B``.
 
-    Raises ValueError with one sentence for a file that is no safetensors, another kind of adapter (DoRA, LoHa, LoKr), parts
-    for the text encoder, an alpha that cannot be right, and names that the stock pipeline class cannot map. AIG mixes the
-    predictions of two denoisers at the same prompt, so a LoRA that also changes the prompt's encoding is refused whole:
-    half of it would not be the model that was published.
+    Raises ValueError with one sentence for a file that is no safetensors, another kind of adapter (DoRA, LoHa, LoKr),
+    parts for the text encoder, an alpha that cannot be right, and names that the stock pipeline class cannot map. AIG
+    mixes the predictions of two denoisers at the same prompt, so a LoRA that also changes the prompt's encoding is
+    refused whole: half of it would not be the model that was published.
     """
     tensors, settings = adapters._read(path)
     part = "unet" if getattr(pipe, "unet", None) is not None else "transformer"
@@ -56,8 +58,8 @@ def _check_names(tensors: Mapping[str, Tensor]) -> None:
                 raise ValueError(f"the file is {kind}, by its {key!r}; only plain LoRA can be mixed here")
     if texts := [key for key in tensors if re.match(r"(text_encoder|lora_te)", key)]:
         raise ValueError(
-            f"the LoRA also tunes the text encoder ({len(texts)} tensors, {texts[0]!r}), but AIG mixes denoisers that share "
-            "a prompt: use a LoRA of the denoiser alone"
+            f"the LoRA also tunes the text encoder ({len(texts)} tensors, {texts[0]!r}), but AIG mixes denoisers that "
+            "share a prompt: use a LoRA of the denoiser alone"
         )
     for key in tensors:
         if not _HALF.fullmatch(key) and not key.endswith(".alpha"):
@@ -74,7 +76,9 @@ def _alpha_folded(tensors: Mapping[str, Tensor]) -> dict[str, Tensor]:
     alphas = {key.removesuffix(".alpha"): tensor for key, tensor in tensors.items() if key.endswith(".alpha")}
     halves = {key: tensor for key, tensor in tensors.items() if not key.endswith(".alpha")}
     found = {key: _HALF.fullmatch(key) for key in halves}
-    ranks = {match[1]: len(halves[key]) for key, match in found.items() if match[2] in ("A", "down") and halves[key].ndim}
+    ranks = {
+        match[1]: len(halves[key]) for key, match in found.items() if match[2] in ("A", "down") and halves[key].ndim
+    }
     strengths = {layer: _strength(alpha, layer, ranks) for layer, alpha in alphas.items()}
     return {
         key: tensor.float() * strengths.get(found[key][1], 1.0) if found[key][2] in ("B", "up") else tensor
@@ -88,7 +92,7 @@ def _strength(alpha: Tensor, layer: str, ranks: Mapping[str, int]) -> float:
     strength = float(alpha) / max(ranks[layer], 1)
     if not 0 < strength <= adapters.MAX_STRENGTH:
         raise ValueError(
-            f"the LoRA's alpha / rank is {strength:g} for {layer!r}, above 0 and at most {adapters.MAX_STRENGTH:g} is sane"
+            f"the LoRA's alpha / rank is {strength:g} for {layer!r}, above 0 to {adapters.MAX_STRENGTH:g} is sane"
         )
     return strength
 
@@ -106,7 +110,9 @@ def _renamed(tensors: Mapping[str, Tensor], pipe: DiffusionPipeline, part: str) 
             raise ValueError(f"the LoRA's layer names do not fit {type(pipe).__name__}: {reason}") from error
         found = found[0] if isinstance(found, tuple) else found
         if len(found) < len(tensors):  # stock mapping drops what it does not know
-            raise ValueError(f"the LoRA's layer names do not fit {type(pipe).__name__}: {len(tensors) - len(found)} are unknown")
+            raise ValueError(
+                f"the LoRA's layer names do not fit {type(pipe).__name__}: {len(tensors) - len(found)} are unknown"
+            )
         tensors = found
     return convert_unet_state_dict_to_peft(tensors)
 
@@ -118,7 +124,7 @@ def _settings_folded(tensors: Mapping[str, Tensor], settings: dict) -> dict[str,
         strength = adapters._alpha_over_rank(settings, layer, len(down))
         if not 0 < strength <= adapters.MAX_STRENGTH:  # NaN too
             raise ValueError(
-                f"the LoRA's alpha / rank is {strength:g} for {layer!r}, above 0 and at most {adapters.MAX_STRENGTH:g} is sane"
+                f"the LoRA's alpha / rank is {strength:g} for {layer!r}, above 0 to {adapters.MAX_STRENGTH:g} is sane"
             )
         key = next(key for key in tensors if key.partition(".")[2] == f"{layer}.lora_B.weight")
         folded[key] = up.float() * strength
@@ -135,7 +141,12 @@ def _peft_settings(path: Path, part: str) -> dict:
         raise ValueError(f"{path.name} is not valid JSON: {type(error).__name__}") from error
     if not isinstance(content, dict) or content.get("peft_type") != "LORA":
         raise ValueError(f"{path.name} does not describe a LoRA")
-    plain = {"use_dora": (False, None), "bias": ("none", None), "fan_in_fan_out": (False, None), "modules_to_save": (None, [])}
+    plain = {
+        "use_dora": (False, None),
+        "bias": ("none", None),
+        "fan_in_fan_out": (False, None),
+        "modules_to_save": (None, []),
+    }
     plain |= {"layer_replication": (None,), "lora_bias": (False, None), "use_qalora": (False, None)}
     for key, values in plain.items():
         if key in content and not any(content[key] is value or content[key] == value for value in values):

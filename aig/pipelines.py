@@ -1,9 +1,9 @@
 """Loading published pipelines from a local folder, safely, and the tuned weights that go with them.
 
-A model's folder was written by a stranger. Everything that decides which code runs is checked against lists before any of
-it is used: the pipeline's and the components' classes, by name; that no file asks for code of its own or lies elsewhere;
-that weights are safetensors. Then each component is loaded with the stock loader, and what that lets through in silence is
-checked after: weights that are missing, of another shape, NaN.
+A model's folder was written by a stranger. Everything that decides which code runs is checked against lists before
+any of it is used: the pipeline's and the components' classes, by name; that no file asks for code of its own or lies
+elsewhere; that weights are safetensors. Then each component is loaded with the stock loader, and what that lets
+through in silence is checked after: weights that are missing, of another shape, NaN.
 """
 
 from __future__ import annotations
@@ -25,33 +25,53 @@ from torch import nn
 from aig import adapters
 from aig.presets import PIPELINES, Tuned
 
-TOKENIZERS = ("CLIPTokenizer", "CLIPTokenizerFast", "T5Tokenizer", "T5TokenizerFast", "GemmaTokenizer", "GemmaTokenizerFast")
+TOKENIZERS = (
+    "CLIPTokenizer",
+    "CLIPTokenizerFast",
+    "T5Tokenizer",
+    "T5TokenizerFast",
+    "GemmaTokenizer",
+    "GemmaTokenizerFast",
+)
 ENCODERS = ("CLIPTextModel", "CLIPTextModelWithProjection", "T5EncoderModel", "Gemma2Model")
 SCHEDULERS = (
     "DDIMScheduler", "DDPMScheduler", "PNDMScheduler", "LMSDiscreteScheduler", "EulerDiscreteScheduler",
-    "EulerAncestralDiscreteScheduler", "HeunDiscreteScheduler", "DPMSolverMultistepScheduler", "DPMSolverSinglestepScheduler",
+    "EulerAncestralDiscreteScheduler", "HeunDiscreteScheduler", "DPMSolverMultistepScheduler",
+    "DPMSolverSinglestepScheduler",
     "UniPCMultistepScheduler", "DEISMultistepScheduler", "KDPM2DiscreteScheduler", "LCMScheduler",
     "FlowMatchEulerDiscreteScheduler", "FlowMatchHeunDiscreteScheduler",
 )  # fmt: skip
 TRANSFORMERS = ("SD3Transformer2DModel", "FluxTransformer2DModel", "PixArtTransformer2DModel", "SanaTransformer2DModel")
-CLASSES: Mapping[str, tuple[str, tuple[str, ...]]] = MappingProxyType(  # component without its number -> library, classes
-    {
-        "tokenizer": ("transformers", TOKENIZERS),
-        "text_encoder": ("transformers", ENCODERS),
-        "unet": ("diffusers", ("UNet2DConditionModel",)),
-        "transformer": ("diffusers", TRANSFORMERS),
-        "vae": ("diffusers", ("AutoencoderKL", "AutoencoderTiny", "AutoencoderDC")),
-        "scheduler": ("diffusers", SCHEDULERS),
-    }
+CLASSES: Mapping[str, tuple[str, tuple[str, ...]]] = (
+    MappingProxyType(  # component without its number -> library, classes
+        {
+            "tokenizer": ("transformers", TOKENIZERS),
+            "text_encoder": ("transformers", ENCODERS),
+            "unet": ("diffusers", ("UNet2DConditionModel",)),
+            "transformer": ("diffusers", TRANSFORMERS),
+            "vae": ("diffusers", ("AutoencoderKL", "AutoencoderTiny", "AutoencoderDC")),
+            "scheduler": ("diffusers", SCHEDULERS),
+        }
+    )
 )
 NOT_LOADED = ("safety_checker", "feature_extractor", "image_encoder")
 MAX_JSON = 64 * 2**20  # bytes; the largest tokenizer in use has about half of it
 MAX_LAYERS = 512  # of a declared network; building more takes minutes before the weights could disagree
 MAX_NUMBER = 1_000_000  # largest whole number of a configuration: vocabularies have 256,000
 MAX_POSITIONS = 512  # side of a table of positions, which is computed before the weights are read
-_CODE_KEYS = ("auto_map", "custom_pipeline", "custom_pipelines", "trust_remote_code", "quantization_config", "_module", "__reduce__")
+_CODE_KEYS = (
+    "auto_map",
+    "custom_pipeline",
+    "custom_pipelines",
+    "trust_remote_code",
+    "quantization_config",
+    "_module",
+    "__reduce__",
+)
 _FILE_KEYS = ("vocab_file", "merges_file", "tokenizer_file", "spm_file", "chat_template_file")
-_WEIGHTS = re.compile(r"(?:diffusion_pytorch_model|model)(?P<variant>\.\w+)?(?:-\d{5}-of-\d{5}(?:\.\w+)?)?\.safetensors")
+_WEIGHTS = re.compile(
+    r"(?:diffusion_pytorch_model|model)(?P<variant>\.\w+)?(?:-\d{5}-of-\d{5}(?:\.\w+)?)?\.safetensors"
+)
 
 
 def load(
@@ -59,9 +79,9 @@ def load(
 ) -> object:
     """A stock pipeline from a folder, on the device, ready for sampling.
 
-    pipeline: its class, of PIPELINES. dtype: bfloat16 on CUDA and float32 elsewhere by default. UNets and autoencoders get
-    channels-last weights. Raises ValueError with one sentence for anything that is not such a model, and then leaves
-    nothing of it in memory.
+    pipeline: its class, of PIPELINES. dtype: bfloat16 on CUDA and float32 elsewhere by default. UNets and
+    autoencoders get channels-last weights. Raises ValueError with one sentence for anything that is not such a model,
+    and then leaves nothing of it in memory.
     """
     parts = check(folder, pipeline)
     import diffusers
@@ -86,7 +106,8 @@ def load(
 
 
 def check(folder: Path, pipeline: str) -> dict[str, str]:
-    """The components of a pipeline's folder and their classes; nothing is loaded. ValueError names what is not allowed."""
+    """The components of a pipeline's folder and their classes; nothing is loaded. ValueError names what is not
+    allowed."""
     if pipeline not in PIPELINES:
         raise ValueError(f"Unknown pipeline class {pipeline!r}; choose one of: {', '.join(PIPELINES)}.")
     if not (folder / "model_index.json").is_file():
@@ -94,7 +115,9 @@ def check(folder: Path, pipeline: str) -> dict[str, str]:
     _check_inside(folder / "model_index.json", folder)
     index = _read_json(folder / "model_index.json")
     if index.get("_class_name") != pipeline:
-        raise ValueError(f"model_index.json names the pipeline {_short(index.get('_class_name'))}, where {pipeline} is expected.")
+        raise ValueError(
+            f"model_index.json names the pipeline {_short(index.get('_class_name'))}, where {pipeline} is expected."
+        )
     parts, absent = {}, set()
     for name, value in index.items():
         if name.startswith("_") or name in NOT_LOADED or not isinstance(value, list):
@@ -106,7 +129,9 @@ def check(folder: Path, pipeline: str) -> dict[str, str]:
             raise ValueError(f"model_index.json names the component {_short(name)}, which {pipeline} does not have.")
         library, classes = CLASSES[_role(name)]
         if len(value) != 2 or value[0] != library or value[1] not in classes:
-            raise ValueError(f"model_index.json wants {_short(value)} as {name}, allowed are {library}: {', '.join(classes)}.")
+            raise ValueError(
+                f"model_index.json wants {_short(value)} as {name}, allowed are {library}: {', '.join(classes)}."
+            )
         parts[name] = value[1]
     if missing := sorted(_accepted(pipeline).difference(NOT_LOADED, parts, absent)):
         raise ValueError(f"model_index.json lacks the component {missing[0]!r}, which {pipeline} needs.")
@@ -134,7 +159,9 @@ def check_component(folder: Path, name: str) -> None:
     if not (part / "config.json").is_file():
         raise ValueError(f"{_shown(part, folder)} has no config.json.")
     if not any(path.suffix == ".safetensors" for path in part.iterdir()):
-        raise ValueError(f"{_shown(part, folder)} has no .safetensors weights; other formats can hold code and are not read.")
+        raise ValueError(
+            f"{_shown(part, folder)} has no .safetensors weights; other formats can hold code and are not read."
+        )
 
 
 def second(pipe: object, folder: Path, subfolder: str = "") -> nn.Module:
@@ -147,13 +174,16 @@ def second(pipe: object, folder: Path, subfolder: str = "") -> nn.Module:
     part = folder / subfolder
     settings = _read_json(part / "config.json")
     if settings.get("_class_name") != type(base).__name__:
-        raise ValueError(f"The tuned denoiser is a {_short(settings.get('_class_name'))}, the base model's is a {type(base).__name__}.")
+        theirs, ours = _short(settings.get("_class_name")), type(base).__name__
+        raise ValueError(f"The tuned denoiser is a {theirs}, the base model's is a {ours}.")
     for key in ("sample_size", "_name_or_path", "_diffusers_version", "_class_name"):  # may differ without any effect
         settings.pop(key, None)
     for key, value in settings.items():
         own = base.config.get(key, value)
         if _plain(own) != _plain(value):
-            raise ValueError(f"The tuned denoiser has {key} = {_short(value)}, the base model {_short(own)}: they cannot be mixed.")
+            raise ValueError(
+                f"The tuned denoiser has {key} = {_short(value)}, the base model {_short(own)}: they cannot be mixed."
+            )
     weight = next(base.parameters())
     tuned = None
     try:
@@ -183,14 +213,12 @@ class Tuning:
 MODES = ("fused", "switched", "denoiser")
 
 
-def tuned(
-    pipe: object, source: Tuned, folder: Path, *, mode: str | None = None, work_bytes: int = 0
-) -> Tuning:
+def tuned(pipe: object, source: Tuned, folder: Path, *, mode: str | None = None, work_bytes: int = 0) -> Tuning:
     """The tuned weights of a preset, from their folder, attached to a loaded pipeline.
 
-    A LoRA becomes a fused twin when the copy of what it changes fits beside ``work_bytes``, what a step itself needs, and
-    else is switched over the one set of weights; mode forces either. Equal scales give the same function. Raises ValueError
-    with one sentence and leaves the pipeline as it was when the weights cannot be right.
+    A LoRA becomes a fused twin when the copy of what it changes fits beside ``work_bytes``, what a step itself needs,
+    and else is switched over the one set of weights; mode forces either. Equal scales give the same function. Raises
+    ValueError with one sentence and leaves the pipeline as it was when the weights cannot be right.
     """
     base = adapters.denoiser(pipe)
     if source.kind == "denoiser":
@@ -216,7 +244,7 @@ def tuned(
 
 
 def choose(free: int, twin: int, work: int) -> str:
-    """"fused" when a twin's bytes fit into the free ones beside a step's own work, else "switched"."""
+    """ "fused" when a twin's bytes fit into the free ones beside a step's own work, else "switched"."""
     return "fused" if twin + work <= free else "switched"
 
 
@@ -262,7 +290,9 @@ def _blended(base: nn.Module, twin: nn.Module) -> Callable[[float], Callable]:
         if scale == 1:
             return twin
         if not abs(scale) <= adapters.MAX_STRENGTH:
-            raise ValueError(f"The scale must be from -{adapters.MAX_STRENGTH:g} to {adapters.MAX_STRENGTH:g}, not {scale}.")
+            raise ValueError(
+                f"The scale must be from -{adapters.MAX_STRENGTH:g} to {adapters.MAX_STRENGTH:g}, not {scale}."
+            )
         if not between:
             between.append(adapters.blend(base, twin))
         return between[0](scale)
@@ -277,7 +307,12 @@ def _component(kind: type, folder: Path, name: str, dtype: torch.dtype) -> objec
 
     options = {"subfolder": name, "local_files_only": True}
     if issubclass(kind, diffusers.ModelMixin) or issubclass(kind, transformers.PreTrainedModel):
-        options |= {"use_safetensors": True, "variant": _variant(folder / name), "dtype": dtype, "output_loading_info": True}
+        options |= {
+            "use_safetensors": True,
+            "variant": _variant(folder / name),
+            "dtype": dtype,
+            "output_loading_info": True,
+        }
     else:
         options |= {} if issubclass(kind, diffusers.SchedulerMixin) else {"trust_remote_code": False}
     try:
@@ -293,7 +328,8 @@ def _component(kind: type, folder: Path, name: str, dtype: torch.dtype) -> objec
     if info["missing_keys"]:
         wrong = f"lacks weights, among them {sorted(info['missing_keys'])[0]!r}"
     elif info["mismatched_keys"]:
-        wrong = f"has weights of another shape than its config.json says, among them {_short(sorted(info['mismatched_keys'])[0])}"
+        first = _short(sorted(info["mismatched_keys"])[0])
+        wrong = f"has weights of another shape than its config.json says, among them {first}"
     elif bad := next((key for key, weight in module.named_parameters() if not torch.isfinite(weight).all()), None):
         wrong = f"holds NaN or infinite weights in {bad!r}"
     if wrong:
@@ -326,7 +362,7 @@ def _role(name: str) -> str:
 
 
 def _variant(part: Path) -> str | None:
-    """"fp16" when a component's only weights are of that variant."""
+    """ "fp16" when a component's only weights are of that variant."""
     found = {_WEIGHTS.fullmatch(path.name)["variant"] for path in part.iterdir() if _WEIGHTS.fullmatch(path.name)}
     return "fp16" if found == {".fp16"} else None
 
@@ -370,10 +406,14 @@ def _check_settings(content: dict, path: Path) -> None:
         return
     for key in _CODE_KEYS:
         if content.get(key):
-            raise ValueError(f"{where} asks for {key} = {_short(content[key])}: models with code of their own are not loaded.")
+            raise ValueError(
+                f"{where} asks for {key} = {_short(content[key])}: models with code of their own are not loaded."
+            )
     for key in _FILE_KEYS:
         if content.get(key):
-            raise ValueError(f"{where} names another file, {key} = {_short(content[key])}: a model's files must lie in its folder.")
+            raise ValueError(
+                f"{where} names another file, {key} = {_short(content[key])}: a model's files must lie in its folder."
+            )
     if path.name in ("config.json", "scheduler_config.json"):
         for key, value in _numbers(content):
             layers = re.search(r"(layers|num_\w*blocks|num_hidden)", key) and "timesteps" not in key
@@ -398,7 +438,9 @@ def _check_index(path: Path) -> None:
         raise ValueError(f"{path.parent.name}/{path.name} has no weight_map.")
     for name in set(map(str, shards.values())):
         if not _WEIGHTS.fullmatch(name):
-            raise ValueError(f"{path.parent.name}/{path.name} names the weights {_short(name)}, which is not a .safetensors file beside it.")
+            raise ValueError(
+                f"{path.parent.name}/{path.name} names the weights {_short(name)}, not a .safetensors file beside it."
+            )
         if not (path.parent / name).is_file():
             raise ValueError(f"{path.parent.name}/{path.name} names the weights {_short(name)}, which are missing.")
 

@@ -1,6 +1,7 @@
 """Presets: which published models the app offers, read from the TOML files in ``assets/presets``. A file adds a preset.
 
-Nothing is downloaded or imported here: a preset says what would be fetched (``aig.hub``) and loaded (``aig.pipelines``).
+Nothing is downloaded or imported here: a preset says what would be fetched (``aig.hub``) and loaded
+(``aig.pipelines``).
 """
 
 from __future__ import annotations
@@ -85,7 +86,14 @@ _REPO = re.compile(r"[A-Za-z0-9][\w.-]{0,95}/[A-Za-z0-9_][\w.-]{0,95}", re.ASCII
 _REVISION = re.compile(r"[A-Za-z0-9][\w.-]{0,99}(/[A-Za-z0-9][\w.-]{0,99}){0,3}", re.ASCII)
 _PART = re.compile(r"[A-Za-z0-9_][\w .+-]{0,127}", re.ASCII)
 _CHOICES = MappingProxyType(
-    {"pipeline": PIPELINES, "kind": KINDS, "rewards": REWARDS, "held_out": REWARDS, "features": FEATURES, "variant": ("", "fp16")}
+    {
+        "pipeline": PIPELINES,
+        "kind": KINDS,
+        "rewards": REWARDS,
+        "held_out": REWARDS,
+        "features": FEATURES,
+        "variant": ("", "fp16"),
+    }
 )
 _RANGES = MappingProxyType(
     {"download": (0, 1000), "memory": (0, 1000), "size": (64, 4096), "steps": (1, 100), "guidance": (0, 30)}
@@ -112,7 +120,8 @@ def load(name: str, folder: Path = FOLDER) -> Preset:
 
 
 def parse(text: str, name: str) -> Preset:
-    """The preset that a TOML text describes; ``name`` is the file's, for messages. ValueError names file, key and choices."""
+    """The preset that a TOML text describes; ``name`` is the file's, for messages. ValueError names file, key and
+    choices."""
     try:
         table = tomllib.loads(text)
     except (tomllib.TOMLDecodeError, RecursionError) as error:
@@ -129,8 +138,15 @@ def parse(text: str, name: str) -> Preset:
 
 
 def own(
-    *, pipeline: str, base: str, tuned: str, kind: str, base_revision: str = "main", revision: str = "main",
-    weight_name: str = "", subfolder: str = "",
+    *,
+    pipeline: str,
+    base: str,
+    tuned: str,
+    kind: str,
+    base_revision: str = "main",
+    revision: str = "main",
+    weight_name: str = "",
+    subfolder: str = "",
 ) -> Preset:
     """A preset from the "your own" form: ids are ``owner/name`` on the Hub or ``./folder`` below the operator's root.
 
@@ -140,15 +156,35 @@ def own(
     _check(pipeline, "pipeline", "your model")
     alike = [preset for preset in map(load, names()) if preset.pipeline == pipeline]
     entry = {
-        "name": "your own", "reward": "not stated", "kind": kind, "repo": tuned, "revision": revision,
-        "weight_name": weight_name, "subfolder": subfolder, "licence": "not stated", "source": "your own",
+        "name": "your own",
+        "reward": "not stated",
+        "kind": kind,
+        "repo": tuned,
+        "revision": revision,
+        "weight_name": weight_name,
+        "subfolder": subfolder,
+        "licence": "not stated",
+        "source": "your own",
     }
     added = _read(Tuned, entry, "your tuned weights")
     model = {
-        "name": "own", "title": base, "repo": base, "revision": base_revision, "pipeline": pipeline,
-        "licence": "not stated", "gated": False, "download": 0.0, "memory": 0.0, "size": 1024, "steps": 25,
-        "guidance": 5.0, "closed": False, "prediction": "as the model's scheduler says", "rewards": ["pickscore", "clip"],
-        "held_out": "clip", "features": "dinov2",
+        "name": "own",
+        "title": base,
+        "repo": base,
+        "revision": base_revision,
+        "pipeline": pipeline,
+        "licence": "not stated",
+        "gated": False,
+        "download": 0.0,
+        "memory": 0.0,
+        "size": 1024,
+        "steps": 25,
+        "guidance": 5.0,
+        "closed": False,
+        "prediction": "as the model's scheduler says",
+        "rewards": ["pickscore", "clip"],
+        "held_out": "clip",
+        "features": "dinov2",
     }
     if alike:
         kept = ("size", "steps", "guidance", "closed", "prediction", "rewards", "held_out", "features")
@@ -165,13 +201,15 @@ def is_local(repo: str) -> bool:
 def folder_of(repo: str, root: str | Path | None = None) -> Path:
     """The folder that a local id names, resolved. root: where models may lie, the environment's AIG_MODELS by default.
 
-    ValueError when the operator allows no folder, when the id leaves the root (``..``, a symbolic link), or when there is no
-    such folder.
+    ValueError when the operator allows no folder, when the id leaves the root (``..``, a symbolic link), or when
+    there is no such folder.
     """
     _check_repo(repo, "the model")
     root = root or os.environ.get("AIG_MODELS")
     if not root:
-        raise ValueError(f"Local folders such as {repo!r} are not allowed here; the operator can set AIG_MODELS to a folder.")
+        raise ValueError(
+            f"Local folders such as {repo!r} are not allowed here; the operator can set AIG_MODELS to a folder."
+        )
     top = Path(root).resolve()
     found = (top / repo[2:]).resolve()
     if not found.is_relative_to(top) or found == top:
@@ -214,7 +252,11 @@ def _typed(value: object, hint: object, key: str, where: str) -> object:
     if not fits:
         raise ValueError(f"In {where}: {key} must be {_WORDS[plain]}, not {value!r}.")
     if plain is str:
-        if not value.isprintable() or len(value) > 300 or (not value and key not in ("weight_name", "subfolder", "variant")):
+        if (
+            not value.isprintable()
+            or len(value) > 300
+            or (not value and key not in ("weight_name", "subfolder", "variant"))
+        ):
             raise ValueError(f"In {where}: {key} must be one line of 1 to 300 printable characters.")
         _check(value, key, where)
     if key in _RANGES:
@@ -240,7 +282,7 @@ def _check_repo(repo: str, where: str) -> None:
     elif _REPO.fullmatch(repo) and ".." not in repo and "--" not in repo and not repo.endswith((".git", ".", "-")):
         return
     raise ValueError(
-        f"In {where}: {repo!r} is not a model id; write owner/name for the Hub, or ./folder below the operator's folder."
+        f"In {where}: {repo!r} is not a model id; write owner/name for the Hub, or ./folder below the operator's."
     )
 
 
@@ -249,6 +291,8 @@ def _check_place(tuned: Tuned, where: str) -> None:
     if tuned.subfolder and not all(_PART.fullmatch(part) for part in tuned.subfolder.split("/")):
         raise ValueError(f"In {where}: the subfolder {tuned.subfolder!r} is not a plain folder name.")
     if tuned.kind == "denoiser" and tuned.weight_name:
-        raise ValueError(f"In {where}: a denoiser is named by its subfolder, weight_name {tuned.weight_name!r} is for a LoRA.")
+        raise ValueError(
+            f"In {where}: a denoiser is named by its subfolder, weight_name {tuned.weight_name!r} is for a LoRA."
+        )
     if tuned.kind == "lora" and not (_PART.fullmatch(tuned.weight_name) and tuned.weight_name.endswith(".safetensors")):
         raise ValueError(f"In {where}: weight_name {tuned.weight_name!r} is not the name of a .safetensors file.")

@@ -1,4 +1,5 @@
-"""A small HTTP server that speaks as much of the Hub's API as its own client needs to list and fetch a model's files."""
+"""A small HTTP server that speaks as much of the Hub's API as its own client needs to list and fetch a model's
+files."""
 
 from __future__ import annotations
 
@@ -35,9 +36,21 @@ class Hub:
             sibling = {"rfilename": name, "size": len(content)}
             sibling["blobId"] = hashlib.sha1(b"blob %d\0" % len(content) + content).hexdigest()
             if name.endswith(".safetensors"):
-                sibling["lfs"] = {"sha256": hashlib.sha256(content).hexdigest(), "size": len(content), "pointerSize": 134}
+                sibling["lfs"] = {
+                    "sha256": hashlib.sha256(content).hexdigest(),
+                    "size": len(content),
+                    "pointerSize": 134,
+                }
             siblings.append(sibling)
-        return {"id": "owner/model", "sha": COMMIT, "siblings": siblings, "private": False, "tags": [], "downloads": 0, "likes": 0}
+        return {
+            "id": "owner/model",
+            "sha": COMMIT,
+            "siblings": siblings,
+            "private": False,
+            "tags": [],
+            "downloads": 0,
+            "likes": 0,
+        }
 
 
 @contextmanager

@@ -1,4 +1,5 @@
-"""A corpus of hostile model folders and LoRA files: no code of theirs runs, each gets one clear sentence, nothing changes.
+"""A corpus of hostile model folders and LoRA files: no code of theirs runs, each gets one clear sentence, nothing
+changes.
 
 The folders are made from a good tiny model, so that each fails for the one thing that is wrong with it. Ids and presets
 that lead elsewhere are in ``test_presets``, hostile answers of a server in ``test_hub``.
@@ -65,7 +66,9 @@ def hostile(good, tmp_path) -> Path:
 
 
 def image(pipe) -> torch.Tensor:
-    return pipe("a", num_inference_steps=2, height=16, width=16, output_type="pt", generator=torch.Generator().manual_seed(0)).images
+    return pipe(
+        "a", num_inference_steps=2, height=16, width=16, output_type="pt", generator=torch.Generator().manual_seed(0)
+    ).images
 
 
 def changed(path: Path, **values: object) -> None:
@@ -215,7 +218,14 @@ def test_a_hostile_folder_gets_one_sentence_and_changes_nothing(name: str, hosti
 
 def test_code_that_nothing_names_is_never_run(hostile: Path, marker: Path, live) -> None:
     """Modules, templates and pickles that lie about in a model's folder; it loads, and they are only files."""
-    for name in ("pipeline.py", "unet/diffusers.py", "tokenizer/tokenization_clip.py", "text_encoder/modeling.py", "__init__.py", "StableDiffusionPipeline.py"):
+    for name in (
+        "pipeline.py",
+        "unet/diffusers.py",
+        "tokenizer/tokenization_clip.py",
+        "text_encoder/modeling.py",
+        "__init__.py",
+        "StableDiffusionPipeline.py",
+    ):
         (hostile / name).write_text(code(marker))
     for name in ("unet/diffusion_pytorch_model.bin", "text_encoder/pytorch_model.bin", "scheduler/scheduler.pkl"):
         pickled(hostile / name, marker)
@@ -265,7 +275,11 @@ LORAS: dict[str, tuple[Callable[[Path, Path], object], str]] = {
 
 
 def source(kind: str) -> Tuned:
-    place = {"subfolder": "lora", "weight_name": "pytorch_lora_weights.safetensors"} if kind == "lora" else {"subfolder": "second"}
+    place = (
+        {"subfolder": "lora", "weight_name": "pytorch_lora_weights.safetensors"}
+        if kind == "lora"
+        else {"subfolder": "second"}
+    )
     return Tuned(name="t", reward="r", kind=kind, repo="./model", licence="l", source="s", **place)
 
 

@@ -1,4 +1,5 @@
-"""The real client of the Hub against a local server: what is fetched, progress, resuming, checksums, and every refusal."""
+"""The real client of the Hub against a local server: what is fetched, progress, resuming, checksums, and every
+refusal."""
 
 from __future__ import annotations
 
@@ -67,7 +68,9 @@ def server(monkeypatch, tmp_path) -> Iterator[Hub]:
     import huggingface_hub
 
     monkeypatch.setattr(huggingface_hub.constants, "HF_HUB_OFFLINE", False)
-    monkeypatch.setattr(huggingface_hub.constants, "DOWNLOAD_CHUNK_SIZE", 2**18)  # of the client; the files here are small
+    monkeypatch.setattr(
+        huggingface_hub.constants, "DOWNLOAD_CHUNK_SIZE", 2**18
+    )  # of the client; the files here are small
     monkeypatch.setenv("NO_PROXY", "127.0.0.1")
     monkeypatch.setenv("AIG_STORE", str(tmp_path / "store"))
     with serving(dict(MODEL)) as running:
@@ -109,7 +112,11 @@ def test_weights_are_chosen_as_stock_loading_chooses_them() -> None:
         [*(f"model-{i}.safetensors" for i in shards), "model.safetensors.index.json", "model.fp16.safetensors"],
         [*(f"model.fp16-{i}.safetensors" for i in shards), "model.safetensors.index.fp16.json", "model.safetensors"],
         [*(f"model-{i}.fp16.safetensors" for i in shards), "model.safetensors.fp16.index.json", "model.safetensors"],
-        ["diffusion_pytorch_model.fp16.safetensors", "diffusion_pytorch_model.non_ema.safetensors", "other.safetensors"],
+        [
+            "diffusion_pytorch_model.fp16.safetensors",
+            "diffusion_pytorch_model.non_ema.safetensors",
+            "other.safetensors",
+        ],
     ]
     for layout in layouts:
         names = {f"vae/{name}" for name in layout}
@@ -241,12 +248,19 @@ def test_repositories_that_hold_no_such_model(server) -> None:
         server.files = {name: content for name, content in MODEL.items() if not name.startswith(gone)}
         with pytest.raises(ValueError, match=message):
             hub.plan(BASE, endpoint=server.url)
-    with pytest.raises(ValueError, match="no file 'other.safetensors'; its .safetensors files: .*lora/weights.safetensors"):
+    with pytest.raises(
+        ValueError, match="no file 'other.safetensors'; its .safetensors files: .*lora/weights.safetensors"
+    ):
         hub.plan(tuned(subfolder="", weight_name="other.safetensors"), endpoint=server.url)
 
 
 def test_names_that_leave_the_folder_are_never_planned(server) -> None:
-    server.files |= {"unet/../../../evil.json": b"{}", "/etc/evil.json": b"{}", "unet/..\\evil.json": b"{}", "unet/\u202eevil.json": b"{}"}
+    server.files |= {
+        "unet/../../../evil.json": b"{}",
+        "/etc/evil.json": b"{}",
+        "unet/..\\evil.json": b"{}",
+        "unet/\u202eevil.json": b"{}",
+    }
     assert {file.name for file in hub.plan(BASE, endpoint=server.url).files} == WANTED
 
 

@@ -1,4 +1,5 @@
-"""Every published LoRA format against what stock diffusers or peft make of the same file, and what stock lets through."""
+"""Every published LoRA format against what stock diffusers or peft make of the same file, and what stock lets
+through."""
 
 from __future__ import annotations
 
@@ -48,7 +49,10 @@ def stock(pipe, path: Path) -> dict[str, Tensor]:
 
 
 def assert_same_tuning(pipe, path: Path, expected: dict[str, Tensor]) -> None:
-    base, twin = weights(families.denoiser(pipe)), weights(adapters.fused(families.denoiser(pipe), loras.read(path, pipe)))
+    base, twin = (
+        weights(families.denoiser(pipe)),
+        weights(adapters.fused(families.denoiser(pipe), loras.read(path, pipe))),
+    )
     assert twin.keys() == expected.keys()
     assert max((expected[name] - base[name]).abs().max() for name in base) > 0.01
     for name in base:
@@ -97,8 +101,15 @@ def test_diffusers_format_of_every_family(family) -> None:
 
 def test_alpha_in_the_metadata(sd, tmp_path) -> None:
     pipe, path = sd
-    settings = {"unet.r": 2, "unet.lora_alpha": 3, "unet.target_modules": ["to_q", "to_v", "to_out.0"], "unet.alpha_pattern": {"to_v": 1}}
-    path = saved(tmp_path / "pytorch_lora_weights.safetensors", load_file(path), {"lora_adapter_metadata": json.dumps(settings)})
+    settings = {
+        "unet.r": 2,
+        "unet.lora_alpha": 3,
+        "unet.target_modules": ["to_q", "to_v", "to_out.0"],
+        "unet.alpha_pattern": {"to_v": 1},
+    }
+    path = saved(
+        tmp_path / "pytorch_lora_weights.safetensors", load_file(path), {"lora_adapter_metadata": json.dumps(settings)}
+    )
     assert_same_tuning(pipe, path, stock(pipe, path))
 
 
@@ -138,7 +149,12 @@ def test_kohya_format_of_flux(tmp_path) -> None:
     torch.manual_seed(2)
     width = pipe.transformer.config.num_attention_heads * pipe.transformer.config.attention_head_dim
     tensors = {}
-    for layer, out in (("img_attn_qkv", 3 * width), ("img_attn_proj", width), ("txt_attn_qkv", 3 * width), ("img_mlp_0", 4 * width)):
+    for layer, out in (
+        ("img_attn_qkv", 3 * width),
+        ("img_attn_proj", width),
+        ("txt_attn_qkv", 3 * width),
+        ("img_mlp_0", 4 * width),
+    ):
         name = f"lora_unet_double_blocks_0_{layer}"
         tensors[f"{name}.lora_down.weight"] = torch.randn(2, width)
         tensors[f"{name}.lora_up.weight"] = torch.randn(out, 2)
@@ -151,20 +167,30 @@ def test_kohya_format_of_flux(tmp_path) -> None:
 def test_peft_folder(name: str, tmp_path) -> None:
     """adapter_model.safetensors and adapter_config.json, as Flow-GRPO publishes them."""
     pipe = families.build(name)
-    config = LoraConfig(r=2, lora_alpha=3, target_modules=["to_q", "to_k", "to_out.0"], alpha_pattern={"to_k": 1}, init_lora_weights=False)
+    config = LoraConfig(
+        r=2,
+        lora_alpha=3,
+        target_modules=["to_q", "to_k", "to_out.0"],
+        alpha_pattern={"to_k": 1},
+        init_lora_weights=False,
+    )
     get_peft_model(copy.deepcopy(pipe.transformer), config).save_pretrained(tmp_path)
     merged = PeftModel.from_pretrained(copy.deepcopy(pipe.transformer), str(tmp_path)).merge_and_unload()
     assert_same_tuning(pipe, tmp_path / "adapter_model.safetensors", weights(merged))
     settings = json.loads((tmp_path / "adapter_config.json").read_text())
-    for change, message in {
-        "use_dora": (True, "asks for use_dora = True"),
-        "bias": ("all", "asks for bias = 'all'"),
-        "modules_to_save": (["proj_out"], "asks for modules_to_save"),
-        "peft_type": ("LOHA", "does not describe a LoRA"),
-        "lora_alpha": (1e9, "alpha / rank is .* is sane"),
-        "r": ("2", "gives no number for r"),
-        "alpha_pattern": ({"(a+)+": 1}, "is not a layer name"),
-    }.items() if name == "sd3" else ():
+    for change, message in (
+        {
+            "use_dora": (True, "asks for use_dora = True"),
+            "bias": ("all", "asks for bias = 'all'"),
+            "modules_to_save": (["proj_out"], "asks for modules_to_save"),
+            "peft_type": ("LOHA", "does not describe a LoRA"),
+            "lora_alpha": (1e9, "alpha / rank is .* is sane"),
+            "r": ("2", "gives no number for r"),
+            "alpha_pattern": ({"(a+)+": 1}, "is not a layer name"),
+        }.items()
+        if name == "sd3"
+        else ()
+    ):
         (tmp_path / "adapter_config.json").write_text(json.dumps(settings | {change: message[0]}))
         with pytest.raises(ValueError, match=message[1]):
             loras.read(tmp_path / "adapter_model.safetensors", pipe)
@@ -206,6 +232,10 @@ def test_what_is_refused(sd, tmp_path) -> None:
 def test_a_negative_alpha_for_flux_is_refused_before_stock_mapping_hangs_on_it(tmp_path) -> None:
     pipe = families.build("flux")
     name = "lora_unet_double_blocks_0_img_attn_proj"
-    tensors = {f"{name}.lora_down.weight": torch.ones(2, 32), f"{name}.lora_up.weight": torch.ones(32, 2), f"{name}.alpha": torch.tensor(-1.0)}
+    tensors = {
+        f"{name}.lora_down.weight": torch.ones(2, 32),
+        f"{name}.lora_up.weight": torch.ones(32, 2),
+        f"{name}.alpha": torch.tensor(-1.0),
+    }
     with pytest.raises(ValueError, match="alpha / rank is -0.5"):
         loras.read(saved(tmp_path / "loop.safetensors", tensors), pipe)

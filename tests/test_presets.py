@@ -1,4 +1,5 @@
-"""Presets as text: the shipped ones are whole, a new file is a new preset, and every mistake is named with its file and key."""
+"""Presets as text: the shipped ones are whole, a new file is a new preset, and every mistake is named with its file
+and key."""
 
 from __future__ import annotations
 
@@ -82,7 +83,12 @@ def own(**changes: str) -> presets.Preset:
 def test_your_own_model_takes_the_settings_of_its_class() -> None:
     preset, like = own(subfolder="unet", revision="a" * 40), presets.load("sdxl")
     assert (preset.repo, preset.tuned[0].repo, preset.tuned[0].subfolder) == ("owner/base", "owner/tuned", "unet")
-    assert (preset.size, preset.steps, preset.guidance, preset.rewards) == (like.size, like.steps, like.guidance, like.rewards)
+    assert (preset.size, preset.steps, preset.guidance, preset.rewards) == (
+        like.size,
+        like.steps,
+        like.guidance,
+        like.rewards,
+    )
     assert preset.tuned[0].pinned and not preset.pinned
     assert own(kind="lora", weight_name="a.safetensors").tuned[0].weight_name == "a.safetensors"
     assert own(pipeline="SanaPipeline").size == 1024  # no preset of this class

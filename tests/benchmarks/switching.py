@@ -1,7 +1,7 @@
 """Resident memory while the app switches between two models: ``python -m tests.benchmarks.switching --megabytes 100``.
 
-Builds two Stable Diffusion pipelines of that size with random weights, loads A, B, A, B as ``aig.pipelines`` does, each with
-a fused LoRA and each released before the next, and prints the resident memory after every step.
+Builds two Stable Diffusion pipelines of that size with random weights, loads A, B, A, B as ``aig.pipelines`` does,
+each with a fused LoRA and each released before the next, and prints the resident memory after every step.
 """
 
 from __future__ import annotations
@@ -19,7 +19,13 @@ from aig.presets import Tuned
 from tests import families
 
 LORA = Tuned(
-    name="t", reward="r", kind="lora", repo="./m", weight_name="pytorch_lora_weights.safetensors", licence="l", source="s"
+    name="t",
+    reward="r",
+    kind="lora",
+    repo="./m",
+    weight_name="pytorch_lora_weights.safetensors",
+    licence="l",
+    source="s",
 )
 
 
