@@ -54,6 +54,12 @@ def parser() -> argparse.ArgumentParser:
     kinds = commands.add_parser("columns", help="the columns that can be added, with rule, source and cost")
     kinds.set_defaults(run=run_columns)
 
+    fetch = commands.add_parser("fetch", help="download a preset's published weights; says first how large they are")
+    fetch.set_defaults(run=run_fetch)
+    fetch.add_argument("preset", help="a file of assets/presets, such as sdxl")
+    fetch.add_argument("--tuned", action="append", default=[], metavar="NAME", help="of the preset's tuned weights; all by default")
+    fetch.add_argument("--plan", action="store_true", help="only say what would be downloaded")
+
     replay = commands.add_parser("replay", help="record the run that the page opens on, after the weights changed")
     replay.set_defaults(run=run_replay)
     return top
@@ -104,6 +110,24 @@ def run_columns(options: argparse.Namespace) -> None:
     print("Model rows are per image at T steps with guidance; steps that another column takes too cost nothing.\n")
     for kind in columns.KINDS.values():
         print(f"{kind.form}  ({kind.choices})\n    {kind.rule}\n    costs {kind.cost}; {kind.source}; e.g. {', '.join(kind.examples)}")
+
+
+def run_fetch(options: argparse.Namespace) -> None:
+    from aig import hub, presets
+
+    preset = presets.load(options.preset)
+    names = [tuned.name for tuned in preset.tuned]
+    if unknown := [name for name in options.tuned if name not in names]:
+        raise ValueError(f"{preset.title} has no tuned weights {unknown[0]!r}; choose among: {', '.join(names) or 'none'}.")
+    for source in (preset, *(tuned for tuned in preset.tuned if tuned.name in (options.tuned or names))):
+        print(f"{source.repo}: licence {source.licence}, {'pinned' if source.pinned else 'not pinned'}")
+        for event in hub.apart(source, only_plan=options.plan):
+            if "plan" in event:
+                print(event["plan"], flush=True)
+            elif "done" in event:
+                print(f"\r{event['done'] / 1e6:,.0f} of {event['total'] / 1e6:,.0f} MB", end="", file=sys.stderr, flush=True)
+            else:
+                print(f"\n{event['folder']}")
 
 
 def run_replay(options: argparse.Namespace) -> None:
