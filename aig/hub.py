@@ -45,6 +45,18 @@ class Unavailable(ValueError):
 
 
 @dataclass(frozen=True, kw_only=True)
+class Listed:
+    """Files of a repository by name: what the app's own list of rewards and feature models says (``aig.scorers``)."""
+
+    repo: str
+    revision: str
+    files: tuple[str, ...]
+
+
+Source = Preset | Tuned | Listed
+
+
+@dataclass(frozen=True, kw_only=True)
 class File:
     """A file of a repository: its path, its size in bytes, and its checksum."""
 
@@ -83,7 +95,7 @@ def store() -> Path:
     return Path(HF_ASSETS_CACHE) / "aig"
 
 
-def located(source: Preset | Tuned) -> Path | None:
+def located(source: Source) -> Path | None:
     """The folder with a model's files if it is complete on this machine, else None. A local id must exist:
     ValueError."""
     if is_local(source.repo):
@@ -94,12 +106,12 @@ def located(source: Preset | Tuned) -> Path | None:
         commit = _read_json(home / "revisions.json").get(commit, "")
     folder = home / commit
     listed = _read_json(folder / MANIFEST) if COMMIT.fullmatch(commit) else {}
-    there = _mark(source) in listed and all(_length(folder / name) == size for name, size in listed.items())
+    there = _marks(source) <= set(listed) and all(_length(folder / name) == size for name, size in listed.items())
     return folder if there else None
 
 
 def plan(
-    source: Preset | Tuned, *, place: Path | None = None, endpoint: str | None = None, timeout: float = 10.0
+    source: Source, *, place: Path | None = None, endpoint: str | None = None, timeout: float = 10.0
 ) -> Plan:
     """Ask the Hub which files a model needs: their sizes and checksums. Nothing is downloaded.
 
@@ -131,12 +143,16 @@ def plan(
     return Plan(repo=source.repo, revision=source.revision, commit=found.sha, files=files, folder=folder, left=left)
 
 
-def needed(names: Iterable[str], source: Preset | Tuned) -> tuple[str, ...]:
+def needed(names: Iterable[str], source: Source) -> tuple[str, ...]:
     """The files of a repository that a model is loaded from: safetensors in the wanted variant, configurations,
     tokenizers.
 
-    Never a pickle, code or a template. ValueError when the repository lacks what is needed.
+    Never a pickle, code or a template, unless the app's own list names it. ValueError when the repository lacks what is needed.
     """
+    if isinstance(source, Listed):
+        if missing := sorted(set(source.files) - set(names)):
+            raise ValueError(f"{source.repo} has no file {missing[0]!r}.")
+        return source.files
     names = {name for name in names if _PATH.fullmatch(name) and ".." not in name}
     if isinstance(source, Tuned) and source.kind == "lora":
         path = "/".join(filter(None, (source.subfolder, source.weight_name)))
@@ -189,7 +205,7 @@ def fetch(
     return planned.folder
 
 
-def apart(source: Preset | Tuned, *, only_plan: bool = False) -> Iterator[dict]:
+def apart(source: Source, *, only_plan: bool = False) -> Iterator[dict]:
     """Plan and fetch in a process of its own that may use the network, while this one stays offline.
 
     Yields {"plan": words, "total": bytes, "left": bytes}, then {"done": bytes, "total": bytes} and at last {"folder":
@@ -230,6 +246,8 @@ def main() -> None:
     values = order["source"]
     if order["kind"] == "Preset":
         source = Preset(**{**values, "rewards": tuple(values["rewards"]), "tuned": ()})
+    elif order["kind"] == "Listed":
+        source = Listed(**{**values, "files": tuple(values["files"])})
     else:
         source = Tuned(**values)
     last = -1
@@ -352,14 +370,16 @@ def _file(sibling: object, repo: str) -> File:
     return File(name=sibling.rfilename, size=sibling.size, digest=checksum)
 
 
-def _mark(source: Preset | Tuned) -> str:
-    """The file whose presence in the manifest shows that this model was fetched, and not another of the repository."""
+def _marks(source: Source) -> set[str]:
+    """The files whose presence in the manifest shows that this model was fetched, and not another of the repository."""
+    if isinstance(source, Listed):
+        return set(source.files)
     if isinstance(source, Preset):
-        return "model_index.json"
-    return "/".join(filter(None, (source.subfolder, source.weight_name or "config.json")))
+        return {"model_index.json"}
+    return {"/".join(filter(None, (source.subfolder, source.weight_name or "config.json")))}
 
 
-def _explained(error: Exception, source: Preset | Tuned | Plan) -> Unavailable:
+def _explained(error: Exception, source: Source | Plan) -> Unavailable:
     """One line for whatever the Hub's client, its transport or the disk raised."""
     repo, revision = source.repo, source.revision
     kinds = {kind.__name__ for kind in type(error).__mro__}  # by name: the transport's package changed between releases

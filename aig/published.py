@@ -6,6 +6,7 @@ The base pipeline, one tuned model at a time and the two rewards that a run show
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
+from dataclasses import replace
 from functools import lru_cache, partial
 from pathlib import Path
 
@@ -60,7 +61,7 @@ def described(name: str) -> Preset:
     given = {field: value for field, value in zip(FORM, values, strict=True) if value}
     if missing := [field for field in ("pipeline", "base", "kind", "tuned") if field not in given]:
         raise ValueError(f"A model of your own needs its {missing[0]}.")
-    return presets.replace(presets.own(**given), name=name)
+    return replace(presets.own(**given), name=name)
 
 
 def offer(preset: Preset) -> Offer:

@@ -12,6 +12,7 @@ from aig import schedules
 from aig.request import Request, cost
 from aig.ui import curve
 from tests.browser.driving import open_page, set_slider, state, watch
+from tests.serving import TINY
 
 TEXT = "#schedule input[type=text]"
 MATHS = (Path(curve.__file__).parent / "schedules.js").read_text()
