@@ -56,6 +56,11 @@ def parser() -> argparse.ArgumentParser:
 
     replay = commands.add_parser("replay", help="record the run that the page opens on, after the weights changed")
     replay.set_defaults(run=run_replay)
+
+    publish = commands.add_parser("publish", help="upload what a Hugging Face Space needs of this repository")
+    publish.set_defaults(run=run_publish)
+    publish.add_argument("--space", required=True, metavar="OWNER/NAME")
+    publish.add_argument("--dry-run", action="store_true", help="list and check, upload nothing")
     return top
 
 
@@ -113,6 +118,21 @@ def run_replay(options: argparse.Namespace) -> None:
     replay.PLACE.parent.mkdir(exist_ok=True)
     export.write(replay.PLACE, content.encode())
     print(f"{replay.PLACE.name}: {len(content):,} bytes")
+
+
+def run_publish(options: argparse.Namespace) -> None:
+    os.environ["HF_HUB_OFFLINE"] = "0"  # before huggingface_hub is imported: this command means to talk to the Hub
+    from aig import models, publish
+
+    root = models.ASSETS.parent
+    plan = publish.plan(root, options.space)
+    print(plan.table())
+    for problem in plan.problems:
+        print(problem, file=sys.stderr)
+    if plan.problems:
+        raise ValueError(f"{len(plan.problems)} problems; nothing was uploaded.")
+    if not options.dry_run:
+        print(publish.upload(plan, root))
 
 
 if __name__ == "__main__":
