@@ -76,9 +76,8 @@ def upload(plan: Plan, root: Path) -> str:
     """
     if plan.problems:
         raise ValueError(f"Nothing was uploaded: {plan.problems[0]}")
-    import httpx
     from huggingface_hub import HfApi, get_token
-    from huggingface_hub.errors import HfHubHTTPError, OfflineModeIsEnabled
+    from huggingface_hub.errors import HfHubHTTPError, HTTPError
 
     if get_token() is None:
         raise ValueError("Nothing was uploaded: there is no Hugging Face token; run `hf auth login` or set HF_TOKEN to one that may write.")
@@ -96,7 +95,7 @@ def upload(plan: Plan, root: Path) -> str:
     except HfHubHTTPError as problem:
         reason = problem.server_message or str(problem).splitlines()[0]
         raise ValueError(f"The Hub refused {plan.space!r}: {reason}") from problem
-    except (httpx.HTTPError, OfflineModeIsEnabled, OSError) as problem:
+    except (HTTPError, OSError) as problem:
         reason = (str(problem).splitlines() or [type(problem).__name__])[0]
         raise ValueError(f"Nothing was uploaded: the Hub cannot be reached ({reason}).") from problem
     return f"https://huggingface.co/spaces/{plan.space}"

@@ -4,15 +4,15 @@ from __future__ import annotations
 
 import hashlib
 import json
-import os
 import shutil
 import subprocess
-import sys
 from pathlib import Path
 
 import pytest
+from huggingface_hub import constants
 
-from aig import publish
+from aig import __main__ as cli
+from aig import models, publish
 from aig.models import ASSETS
 
 ROOT = ASSETS.parent
@@ -52,15 +52,6 @@ def test_this_repository_may_be_published():
     assert plan.files["app.py"] == (ROOT / "app.py").stat().st_size and plan.size == sum(plan.files.values())
 
 
-def test_the_app_starts_from_what_is_listed_alone(tmp_path):
-    for name in publish.plan(ROOT, "me/aig").files:
-        (tmp_path / name).parent.mkdir(parents=True, exist_ok=True)
-        (tmp_path / name).symlink_to(ROOT / name)
-    code = "import app; from aig import models, publish, replay; models.load(); print(len(app.recorded()) > 0)"
-    done = subprocess.run([sys.executable, "-c", code], cwd=tmp_path, capture_output=True, text=True)
-    assert done.stdout.strip() == "True", done.stderr
-
-
 def test_a_good_repository_has_no_problems_and_its_tests_stay_behind(repository):
     assert problems(repository) == ""
     plan = publish.plan(repository, "me/aig")
@@ -91,7 +82,7 @@ def test_what_is_wrong_is_said(repository, path, content, said):
 @pytest.mark.parametrize("name", ["app.py", "assets/world/unet.safetensors", "LICENSE"])
 def test_a_missing_part_is_said(repository, name):
     (repository / name).unlink()
-    assert name in problems(repository)
+    assert name.removeprefix("assets/") in problems(repository)
 
 
 def test_only_what_is_committed_is_published(repository):
@@ -142,14 +133,27 @@ def test_outside_a_repository(tmp_path):
         publish.plan(tmp_path, "me/aig")
 
 
-@pytest.mark.parametrize(("token", "said"), [("", "there is no Hugging Face token"), ("hf_secret", "the Hub cannot be reached")])
-def test_no_token_or_no_network_is_one_line(repository, token, said):
+@pytest.mark.parametrize(
+    ("token", "offline", "said"),
+    [("", False, "there is no Hugging Face token"), ("hf_x", False, "the Hub cannot be reached"), ("hf_x", True, "offline")],
+)
+def test_no_token_or_no_network_is_one_line(repository, monkeypatch, token, offline, said):
     problems(repository)
-    code = "import sys; from pathlib import Path; from aig import publish; root = Path(sys.argv[1])\n"
-    code += "try: publish.upload(publish.plan(root, 'me/aig'), root)\nexcept ValueError as problem: print(problem)"
-    there = {"HF_HOME": str(repository / "home"), "HF_ENDPOINT": "http://127.0.0.1:9", "PYTHONPATH": str(ROOT)}
-    kept = {name: value for name, value in os.environ.items() if not name.startswith("HF_") and "proxy" not in name.lower()}
-    settings = kept | there | ({"HF_TOKEN": token} if token else {})
-    done = subprocess.run([sys.executable, "-c", code, str(repository)], env=settings, capture_output=True, text=True)
-    assert said in done.stdout and "secret" not in done.stdout + done.stderr
-    assert len(done.stdout.splitlines()) == 1 and "Traceback" not in done.stderr
+    monkeypatch.setattr(constants, "ENDPOINT", "http://127.0.0.1:9")
+    monkeypatch.setattr(constants, "HF_TOKEN_PATH", str(repository / "no-token"))
+    monkeypatch.setattr(constants, "HF_HUB_OFFLINE", offline)
+    monkeypatch.setenv("HF_TOKEN", token)
+    with pytest.raises(ValueError, match=said) as raised:
+        publish.upload(publish.plan(repository, "me/aig"), repository)
+    assert len(str(raised.value).splitlines()) == 1 and (not token or token not in str(raised.value))
+
+
+def test_the_command_lists_and_uploads_nothing_in_a_dry_run(repository, monkeypatch, capsys):
+    problems(repository)
+    monkeypatch.setattr(models, "ASSETS", repository / "assets")
+    monkeypatch.setenv("HF_HUB_OFFLINE", "1")  # the command lifts it; this puts it back
+    assert cli.main(["publish", "--space", "me/aig", "--dry-run"]) == 0
+    assert "bytes in 7 files for me/aig" in capsys.readouterr().out
+    (repository / "app.py").unlink()
+    assert cli.main(["publish", "--space", "me/aig"]) == 2
+    assert "app.py" in capsys.readouterr().err
