@@ -1,0 +1,218 @@
+"""DRaFT+ on stock pipelines of several families: the reward rises, KL holds it back, a kill changes nothing."""
+
+from __future__ import annotations
+
+import dataclasses
+import json
+
+import numpy as np
+import pytest
+import torch
+
+from aig import adapters
+from aig.draft import FILE, Settings, attach, card, draft, rated, sampled
+from tests import families
+
+TUNED = ("sd", "sdxl", "sd3")
+PROMPTS = ["a b", "c", "d e f"]
+SHORT = Settings(updates=8, batch=2, at_once=2, steps=3, rank=4, rate=2e-2, seed=3)
+
+
+def bright(images, prompts):
+    """A reward that every denoiser can raise: the mean of the red channel."""
+    return images[:, 0].mean((1, 2))
+
+
+def rows_of(family, out, settings=SHORT, **options):
+    pipe = families.build(family)
+    return pipe, list(draft(pipe, bright, PROMPTS, settings, out=out, **options))
+
+
+def base_weights(pipe):
+    return {name: tensor for part in pipe.components.values() if isinstance(part, torch.nn.Module)
+            for name, tensor in part.state_dict().items() if "lora_" not in name}  # fmt: skip
+
+
+def pictures(pipe, **options):
+    generator = torch.Generator().manual_seed(0)
+    return pipe("a b", num_inference_steps=3, generator=generator, output_type="np", **options).images
+
+
+@pytest.fixture(scope="module", params=TUNED)
+def run(request, tmp_path_factory):
+    """A finished run without KL."""
+    out = tmp_path_factory.mktemp(request.param)
+    return request.param, *rows_of(request.param, out), out
+
+
+def test_the_reward_rises_and_the_base_weights_stay(run):
+    family, pipe, rows, _ = run
+    assert [row["step"] for row in rows] == list(range(1, 9))
+    assert rows[-1]["reward"] > rows[0]["reward"] + 0.02
+    assert rows[0]["gap"] == pytest.approx(0, abs=1e-9) and rows[-1]["gap"] > 1e-4  # a fresh LoRA changes nothing
+    before = families.build(family)
+    for part, kept in zip(pipe.components.values(), before.components.values()):
+        if isinstance(part, torch.nn.Module):
+            now = {name.replace(".base_layer", ""): tensor for name, tensor in part.state_dict().items() if "lora_" not in name}
+            assert all(torch.equal(now[name], tensor) for name, tensor in kept.state_dict().items())
+
+
+def test_the_file_loads_in_a_stock_pipeline_and_gives_the_same_pictures(run):
+    family, pipe, _, out = run
+    fresh = families.build(family)
+    base = pictures(fresh)
+    fresh.load_lora_weights(out, weight_name=FILE)
+    tuned = pictures(fresh)
+    assert np.abs(tuned - base).max() > 0.01
+    np.testing.assert_allclose(tuned, pictures(pipe), atol=1e-5)
+    own = families.build(family)
+    part = "unet" if hasattr(own, "unet") else "transformer"
+    setattr(own, part, adapters.fused(getattr(own, part), out / FILE))
+    np.testing.assert_allclose(tuned, pictures(own), atol=1e-4)
+    assert sorted(path.name for path in out.iterdir()) == ["checkpoint.pt", "curve.jsonl", FILE, "settings.json"]
+
+
+@pytest.mark.parametrize("family", TUNED)
+def test_kl_holds_back(run, family, tmp_path):
+    if run[0] != family:
+        return
+    _, held = rows_of(family, tmp_path, dataclasses.replace(SHORT, kl=50.0))
+    free = run[2]
+    assert held[-1]["gap"] < 0.5 * free[-1]["gap"] and held[-1]["reward"] < free[-1]["reward"]
+    assert held[1]["loss"] == pytest.approx(50 * held[1]["gap"] - held[1]["reward"], rel=1e-4)
+
+
+@pytest.mark.parametrize("family", ["sd", "sd3"])
+def test_a_killed_run_goes_on_to_the_same_bits(family, tmp_path):
+    settings = dataclasses.replace(SHORT, updates=4)
+    _, whole = rows_of(family, tmp_path / "whole", settings)
+    killed = draft(families.build(family), bright, PROMPTS, settings, out=tmp_path / "killed", save_every=0.0)
+    first = [next(killed), next(killed)]
+    killed.close()
+    torch.manual_seed(99)  # what others draw does not matter
+    _, rest = rows_of(family, tmp_path / "killed", settings)
+    assert first + rest == whole
+    assert (tmp_path / "killed" / FILE).read_bytes() == (tmp_path / "whole" / FILE).read_bytes()
+    curve = [json.loads(line) for line in (tmp_path / "killed" / "curve.jsonl").read_text().splitlines()]
+    assert [row["reward"] for row in curve] == [row["reward"] for row in whole]
+    _, more = rows_of(family, tmp_path / "killed", dataclasses.replace(settings, updates=5))  # train on
+    assert [row["step"] for row in more] == [5]
+
+
+def test_a_batch_in_parts_has_the_gradient_of_the_whole(tmp_path):
+    settings = dataclasses.replace(SHORT, updates=2, batch=3, kl=1.0)
+    _, whole = rows_of("sd", tmp_path / "a", dataclasses.replace(settings, at_once=3))
+    _, parts = rows_of("sd", tmp_path / "b", dataclasses.replace(settings, at_once=2))
+    for one, other in zip(whole, parts):
+        assert one == pytest.approx(other, rel=1e-3, abs=1e-6)
+
+
+def gradient(family, settings):
+    """Of the mean red, by the LoRA's parameters, one vector."""
+    pipe = families.build(family)
+    settings = dataclasses.replace(settings, guidance=5.0)
+    trained = attach(pipe, settings)
+    for parameter in trained:
+        torch.nn.init.constant_(parameter, 0.05)
+    images, _ = sampled(pipe, PROMPTS[:2], [1, 2], settings)
+    bright(images, PROMPTS[:2]).mean().backward()
+    return torch.cat([parameter.grad.flatten() for parameter in trained]), images.detach(), pipe
+
+
+@pytest.mark.parametrize("family", TUNED)
+def test_truncation_cuts_the_gradient_and_nothing_else(family):
+    (one, images, pipe), (two, images_2, _), (all_, images_3, _) = (
+        gradient(family, dataclasses.replace(SHORT, truncation=k)) for k in (1, 2, 3)
+    )
+    assert torch.equal(images, images_2) and torch.equal(images, images_3)
+    stock = pipe(PROMPTS[:2], num_inference_steps=3, guidance_scale=5.0, output_type="pt",
+                 generator=[torch.Generator().manual_seed(seed) for seed in (1, 2)]).images  # fmt: skip
+    assert torch.allclose(stock, images, atol=1e-5)  # sampling in training is stock sampling
+    assert one.norm() > 0 and not torch.allclose(one, two, rtol=1e-2) and not torch.allclose(two, all_, rtol=1e-2)
+
+
+def test_the_full_gradient_is_the_finite_difference():
+    pipe = families.build("sd").to(torch.float64)
+    settings = dataclasses.replace(SHORT, truncation=3, guidance=5.0)
+    trained = [parameter.data for parameter in attach(pipe, settings)]
+    adapters.denoiser(pipe).to(torch.float64)
+    parameter = next(p for p in adapters.denoiser(pipe).parameters() if p.requires_grad)
+    assert len(trained) > 1
+    for other in adapters.denoiser(pipe).parameters():
+        if other.requires_grad:
+            torch.nn.init.constant_(other, 0.05)
+
+    def value() -> torch.Tensor:
+        return bright(sampled(pipe, ["a"], [1], settings)[0].double(), ["a"]).mean()
+
+    value().backward()
+    direction = torch.randn(parameter.shape, dtype=torch.float64, generator=torch.Generator().manual_seed(0))
+    expected = (parameter.grad * direction).sum().item()
+    with torch.no_grad():
+        step = 0.02
+        parameter.add_(step * direction)
+        up = value().item()
+        parameter.sub_(2 * step * direction)
+        assert (up - value().item()) / (2 * step) == pytest.approx(expected, rel=0.02)
+
+
+@pytest.mark.parametrize("family", ["sd-v", "flux", "flux-schnell", "pixart", "sana"])
+def test_the_other_families_are_tuned_too(family, tmp_path):
+    size = 32 if family == "sana" else 16
+    settings = dataclasses.replace(SHORT, updates=2, size=size, guidance=0.0 if family == "flux-schnell" else None)
+    _, rows = rows_of(family, tmp_path, settings)
+    assert len(rows) == 2 and rows[1]["gap"] > 0 and (tmp_path / FILE).is_file()
+
+
+def test_half_precision(tmp_path):
+    from accelerate.state import AcceleratorState
+
+    AcceleratorState._reset_state(reset_partial_state=True)
+    try:
+        pipe, rows = rows_of("sd", tmp_path, dataclasses.replace(SHORT, updates=2, precision="bf16"))
+    finally:
+        AcceleratorState._reset_state(reset_partial_state=True)
+    assert len(rows) == 2 and rows[1]["gap"] > 0
+    assert {p.dtype for p in adapters.denoiser(pipe).parameters() if p.requires_grad} == {torch.float32}
+
+
+def test_the_card_tells_what_was_done(run):
+    _, pipe, rows, out = run
+    text = card(out, base="owner/model", licence="openrail", reward="red")
+    for said in ("base_model: owner/model", "tuned on red", "openrail", type(pipe).__name__, "| rank | 4 |", "| kl | 0.0 |", "| updates | 8 |"):
+        assert said in text
+    assert f"{sum(row['reward'] for row in rows) / 8:.4f}" in text
+    assert "base_model" not in card(out, base="/home/me/model", licence="", reward="red")
+
+
+@pytest.mark.parametrize(
+    ("change", "named"),
+    [
+        ({"updates": 0}, "updates"),
+        ({"truncation": 4}, "truncation"),
+        ({"kl": -1.0}, "kl"),
+        ({"kl": float("nan")}, "kl"),
+        ({"size": 100}, "size"),
+        ({"precision": "int3"}, "int3"),
+        ({"guidance": float("inf")}, "guidance"),
+    ],
+)
+def test_settings_out_of_range_are_named(tmp_path, change, named):
+    with pytest.raises(ValueError, match=named):
+        rows_of("sd", tmp_path / "out", dataclasses.replace(SHORT, **change))
+    assert not (tmp_path / "out").exists()
+
+
+def test_what_cannot_be_tuned_is_refused(tmp_path):
+    pipe = families.build("sd")
+    with pytest.raises(ValueError, match="no"):
+        next(draft(pipe, bright, [], SHORT, out=tmp_path / "a"))
+    with pytest.raises(ValueError, match="not differentiable"):
+        rated(lambda images, prompts: torch.zeros(1), torch.zeros(1, 3, 8, 8), ["a"])
+    with pytest.raises(ValueError, match="shape"):
+        rated(lambda images, prompts: images.mean(), torch.zeros(1, 3, 8, 8, requires_grad=True), ["a"])
+    list(draft(pipe, bright, PROMPTS, dataclasses.replace(SHORT, updates=1), out=tmp_path / "b"))
+    with pytest.raises(ValueError, match="already has a LoRA"):
+        next(draft(pipe, bright, PROMPTS, SHORT, out=tmp_path / "c"))
+    with pytest.raises(ValueError, match=r"kl 0.0, not 2.0"):
+        rows_of("sd", tmp_path / "b", dataclasses.replace(SHORT, kl=2.0))
