@@ -1,8 +1,8 @@
 """Base and tuned model over one set of base weights: a LoRA switched on and off, or a second denoiser.
 
 ``fused`` makes that second denoiser out of a LoRA: W + scale * alpha/rank * B @ A, faster than peft layers and safe to
-share between threads, at the price of a copy of the weights. LoRA files are in the format of diffusers'
-``save_lora_weights``.
+share between threads, at the price of a copy of the weights that it changes. ``switched`` keeps the LoRA beside the one
+set of weights. LoRA files are in the format of diffusers' ``save_lora_weights``; ``aig.loras`` reads the others.
 """
 
 from __future__ import annotations
@@ -21,6 +21,7 @@ from diffusers import DiffusionPipeline
 from torch import Tensor, nn
 
 MAX_STRENGTH = 10.0  # largest |scale * alpha / rank| taken for a real LoRA
+ADAPTER = "aig"  # name of the peft adapter of ``switched``
 
 
 def denoiser(pipe: DiffusionPipeline) -> nn.Module:
@@ -69,12 +70,65 @@ def fused(denoiser: nn.Module, lora: str | Path | Mapping[str, Tensor], scale: f
     lora: a safetensors file or its tensors. scale: 0 for the base, 1 as trained, negative turns away from the tuning.
     Raises ValueError when the file is not a plain LoRA of this denoiser or holds values that cannot be right.
     """
-    added = increments(denoiser, lora, scale)
-    twin = copy.deepcopy(denoiser).requires_grad_(False)
-    for name, increment in added.items():
-        weight = twin.get_parameter(f"{name}.weight")
-        weight.copy_((weight.float() + increment.to(weight.device)).to(weight.dtype))
-    return twin
+    new = {}
+    for name, increment in _increments(denoiser, lora, scale):
+        weight = denoiser.get_parameter(f"{name}.weight")
+        changed = (weight.float() + increment).to(weight.dtype)
+        new[id(weight)] = nn.Parameter(_laid_out_like(weight, changed), requires_grad=False)
+    # A deep copy that finds these in its memo takes them: the changed weights, and the others as they are, not copied.
+    return copy.deepcopy(denoiser, {id(weight): weight for weight in denoiser.parameters()} | new)
+
+
+def switched(denoiser: nn.Module, tensors: Mapping[str, Tensor]) -> Callable[[float], Callable]:
+    """scale -> the denoiser with a LoRA at that scale, over its one set of weights; equal scales give the same function.
+
+    Attaches the LoRA as peft layers that are off except during such a call, so the denoiser stays the base model to
+    everybody else; ``detach`` takes them off again. Not for two threads at once. Raises ValueError as ``increments`` does.
+    """
+    from peft import LoraConfig, inject_adapter_in_model
+
+    for _ in _increments(denoiser, tensors, 1.0):  # all checks, before anything is attached
+        pass
+    pairs = _pairs(tensors)
+    exactly = "|".join(re.escape(layer) for layer in pairs)  # peft matches a text as a whole, a list by its ends too
+    config = LoraConfig(r=1, lora_alpha=1, target_modules=exactly)
+    inject_adapter_in_model(config, denoiser, adapter_name=ADAPTER, low_cpu_mem_usage=True)
+    for name, (down, up) in pairs.items():
+        layer = denoiser.get_submodule(name)
+        weight = layer.get_base_layer().weight
+        for holder, value in ((layer.lora_A, down), (layer.lora_B, up)):
+            holder[ADAPTER].weight = nn.Parameter(value.to(weight.device, weight.dtype), requires_grad=False)
+        layer.scaling[ADAPTER], layer._disable_adapters = 1.0, True
+    layers, forward = lora_layers(denoiser), denoiser.forward
+
+    @functools.cache
+    def at(scale: float) -> Callable:
+        if not abs(scale) <= MAX_STRENGTH:
+            raise ValueError(f"the LoRA scale must be from -{MAX_STRENGTH:g} to {MAX_STRENGTH:g}, not {scale}")
+
+        def call(*args, **kwargs):
+            with _lora(layers, scale != 0):
+                for layer in layers:
+                    layer.scaling[ADAPTER] = scale
+                return forward(*args, **kwargs)
+
+        return call
+
+    return at
+
+
+def detach(denoiser: nn.Module) -> None:
+    """Take the LoRA of ``switched`` off; the denoiser is as before, its weights the same objects."""
+    for name, layer in [(name, layer) for name, layer in denoiser.named_modules() if hasattr(layer, "base_layer")]:
+        parent, _, child = name.rpartition(".")
+        setattr(denoiser.get_submodule(parent), child, layer.base_layer)
+    vars(denoiser).pop("peft_config", None)
+
+
+def changed_bytes(denoiser: nn.Module, tensors: Mapping[str, Tensor]) -> int:
+    """What ``fused`` would add to the memory: the bytes of the weights that the LoRA changes."""
+    weights = (denoiser.get_submodule(layer).weight for layer in _pairs(tensors))
+    return sum(weight.numel() * weight.element_size() for weight in weights)
 
 
 def blend(base: nn.Module, tuned: nn.Module) -> Callable[[float], Callable]:
@@ -88,12 +142,17 @@ def blend(base: nn.Module, tuned: nn.Module) -> Callable[[float], Callable]:
     kept = {id(w): w for name, w in tuned.named_parameters() if name not in pairs}
     model = copy.deepcopy(tuned, kept).requires_grad_(False)
     moving = [(model.get_parameter(name), *ends) for name, ends in pairs.items()]
+    now = None  # the a that the weights are at
 
     @functools.cache
     def at(a: float) -> Callable:
         def call(*args, **kwargs):
-            for weight, start, end in moving:
-                torch.lerp(start, end, a, out=weight)
+            nonlocal now
+            if a != now:
+                now = None  # in case that a failure leaves some weights at another a
+                for weight, start, end in moving:
+                    torch.lerp(start, end, a, out=weight)
+                now = a
             return model(*args, **kwargs)
 
         return call
@@ -101,7 +160,6 @@ def blend(base: nn.Module, tuned: nn.Module) -> Callable[[float], Callable]:
     return at
 
 
-@torch.no_grad()
 def increments(
     denoiser: nn.Module, lora: str | Path | Mapping[str, Tensor], scale: float = 1.0
 ) -> dict[str, Tensor]:
@@ -111,12 +169,20 @@ def increments(
     unknown tensor, half a pair, a layer or shape that the denoiser lacks, a rank above the layer's smaller side, a
     strength beyond MAX_STRENGTH, NaN and infinity.
     """
+    return dict(_increments(denoiser, lora, scale))
+
+
+@torch.no_grad()
+def _increments(
+    denoiser: nn.Module, lora: str | Path | Mapping[str, Tensor], scale: float
+) -> Iterator[tuple[str, Tensor]]:
+    """The items of ``increments`` one after another, on each weight's device, so that they need not all fit at once."""
     if lora_layers(denoiser):
         raise ValueError("the denoiser already carries LoRA layers: call unload_lora_weights() first")
     if not math.isfinite(scale):
         raise ValueError(f"the LoRA scale must be a finite number, not {scale}")
     tensors, settings = _read(lora) if isinstance(lora, (str, Path)) else (lora, {})
-    modules, found = dict(denoiser.named_modules()), {}
+    modules = dict(denoiser.named_modules())
     for layer, (down, up) in _pairs(tensors).items():
         weight = getattr(modules.get(layer), "weight", None)
         if not isinstance(modules.get(layer), (nn.Linear, nn.Conv2d)) or weight is None:
@@ -132,17 +198,26 @@ def increments(
         strength = scale * _alpha_over_rank(settings, layer, rank)
         if not abs(strength) <= MAX_STRENGTH:
             raise ValueError(f"scale * alpha / rank is {strength:g} for {layer!r}, at most {MAX_STRENGTH:g} is sane")
-        increment = strength * (up.flatten(1).float() @ down.flatten(1).float())
+        increment = strength * (_matrix(up, weight) @ _matrix(down, weight))
         if not torch.isfinite(increment).all():
             raise ValueError(f"the LoRA holds NaN or infinite values for {layer!r}")
-        found[layer] = increment.view(weight.shape)
-    return found
+        yield layer, increment.view(weight.shape)
+
+
+def _matrix(half: Tensor, weight: Tensor) -> Tensor:
+    """A LoRA's half as a matrix in float32, where the weight is."""
+    return half.to(weight.device).flatten(1).float()
+
+
+def _laid_out_like(weight: Tensor, changed: Tensor) -> Tensor:
+    """The changed weight with the strides of the old one (channels last stays so)."""
+    return torch.empty_like(weight, requires_grad=False).copy_(changed)
 
 
 @contextmanager
 def _lora(layers: list[nn.Module], on: bool) -> Iterator[None]:
     """LoRA layers on or off for a while. peft's enable_adapters would also change which parameters train."""
-    before = [layer.disable_adapters for layer in layers]
+    before = [layer._disable_adapters for layer in layers]
     for layer in layers:
         layer._disable_adapters = not on
     try:

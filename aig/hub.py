@@ -1,0 +1,418 @@
+"""Fetching published weights: what would be downloaded and how large it is, then the download, resumable and verified.
+
+The app runs offline (HF_HUB_OFFLINE=1), and that holds for a whole process. So an explicit request is served by a process
+of its own, ``apart``, and the one that serves images never opens a connection. Files lie under their commit as plain files,
+without the Hub cache's symbolic links, so that a model's folder can be checked on its own.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import errno
+import hashlib
+import json
+import os
+import re
+import shutil
+import subprocess
+import sys
+from collections.abc import Callable, Iterable, Iterator, Mapping
+from dataclasses import dataclass
+from pathlib import Path
+
+from aig.presets import COMMIT, Preset, Tuned, folder_of, is_local
+
+COMPONENTS = (  # folders of the stock text-to-image pipelines; the safety checker and its extractor are not loaded
+    "scheduler", "tokenizer", "tokenizer_2", "tokenizer_3", "text_encoder", "text_encoder_2", "text_encoder_3",
+    "unet", "transformer", "vae",
+)  # fmt: skip
+TEXTS = (".json", ".txt", ".model")  # configurations and tokenizers; never code, templates or pickles
+MAX_TEXT = 64 * 2**20  # bytes of one such file; the largest tokenizer in use has about half of it
+MAX_TOTAL = 200 * 10**9  # bytes of one model
+MANIFEST = "aig-files.json"  # written when all files are there: a folder without it is not a model
+CHUNK = 2**20
+_PATH = re.compile(r"[\w][\w .+-]*(/[\w][\w .+-]*){0,4}", re.ASCII)
+
+# The names that diffusers and transformers give to weights, their variants and shards, in the newer and the older order.
+_STEM, _SHARD = r"(?:diffusion_pytorch_model|model)", r"-\d{5}-of-\d{5}"
+_WEIGHTS = re.compile(rf"{_STEM}(?:\.(\w+))?(?:{_SHARD})?\.safetensors|{_STEM}{_SHARD}\.(\w+)\.safetensors")
+_INDEX = re.compile(rf"{_STEM}\.safetensors\.index(?:\.(\w+))?\.json|{_STEM}\.safetensors\.(\w+)\.index\.json")
+
+
+class Unavailable(ValueError):
+    """A model cannot be had at the moment, or at all; the message is one line that says why and what can be done."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class File:
+    """A file of a repository: its path, its size in bytes, and its checksum."""
+
+    name: str
+    size: int
+    digest: str  # sha256 of a large file, else git's sha1 of a blob
+
+
+@dataclass(frozen=True, kw_only=True)
+class Plan:
+    """Exactly what would be downloaded, and where to."""
+
+    repo: str
+    revision: str  # as asked
+    commit: str  # that it means now
+    files: tuple[File, ...]
+    folder: Path
+    left: int  # bytes that are not on the disk yet
+
+    @property
+    def total(self) -> int:
+        """Bytes of all files."""
+        return sum(file.size for file in self.files)
+
+    def __str__(self) -> str:
+        return f"{self.repo} at {self.commit[:8]}: {len(self.files)} files, {_size(self.total)}, {_size(self.left)} to download"
+
+
+def store() -> Path:
+    """Where downloads lie: AIG_STORE, or a folder of the Hub's cache."""
+    if place := os.environ.get("AIG_STORE"):
+        return Path(place)
+    from huggingface_hub.constants import HF_ASSETS_CACHE
+
+    return Path(HF_ASSETS_CACHE) / "aig"
+
+
+def located(source: Preset | Tuned) -> Path | None:
+    """The folder with a model's files if it is complete on this machine, else None. A local id must exist: ValueError."""
+    if is_local(source.repo):
+        return folder_of(source.repo)
+    home = store() / source.repo.replace("/", "--")
+    commit = source.revision
+    if not COMMIT.fullmatch(commit):
+        commit = _read_json(home / "revisions.json").get(commit, "")
+    folder = home / commit
+    listed = _read_json(folder / MANIFEST) if COMMIT.fullmatch(commit) else {}
+    there = _mark(source) in listed and all(_length(folder / name) == size for name, size in listed.items())
+    return folder if there else None
+
+
+def plan(
+    source: Preset | Tuned, *, place: Path | None = None, endpoint: str | None = None, timeout: float = 10.0
+) -> Plan:
+    """Ask the Hub which files a model needs: their sizes and checksums. Nothing is downloaded.
+
+    endpoint: another server that speaks the Hub's API, HF_ENDPOINT by default. timeout: seconds for the answer. Raises
+    Unavailable with one line for a missing network, a gated, vanished or busy repository and too little disk, ValueError
+    when the repository holds no such model in the one format that is read.
+    """
+    from huggingface_hub import HfApi
+
+    if is_local(source.repo):
+        raise ValueError(f"{source.repo!r} is a local folder, there is nothing to download.")
+    try:
+        found = HfApi(endpoint=endpoint, library_name="aig").model_info(
+            source.repo, revision=source.revision, timeout=timeout, files_metadata=True
+        )
+    except Exception as error:  # whatever the client and its transport raise becomes one line
+        raise _explained(error, source) from error
+    if not COMMIT.fullmatch(found.sha or ""):
+        raise Unavailable(f"The Hub does not say which commit {source.revision!r} of {source.repo} is.")
+    listed = {sibling.rfilename: sibling for sibling in found.siblings or ()}
+    files = tuple(_file(listed[name], source.repo) for name in needed(listed, source))
+    if sum(file.size for file in files) > MAX_TOTAL:
+        raise ValueError(f"{source.repo} is {_size(sum(file.size for file in files))} large, at most {_size(MAX_TOTAL)} are fetched.")
+    folder = (place or store()) / source.repo.replace("/", "--") / found.sha
+    left = sum(file.size - min(file.size, _present(folder / file.name)) for file in files)
+    _check_space(folder, left)
+    return Plan(repo=source.repo, revision=source.revision, commit=found.sha, files=files, folder=folder, left=left)
+
+
+def needed(names: Iterable[str], source: Preset | Tuned) -> tuple[str, ...]:
+    """The files of a repository that a model is loaded from: safetensors in the wanted variant, configurations, tokenizers.
+
+    Never a pickle, code or a template. ValueError when the repository lacks what is needed.
+    """
+    names = {name for name in names if _PATH.fullmatch(name) and ".." not in name}
+    if isinstance(source, Tuned) and source.kind == "lora":
+        path = "/".join(filter(None, (source.subfolder, source.weight_name)))
+        if path not in names:
+            there = ", ".join(sorted(name for name in names if name.endswith(".safetensors"))[:8]) or "none"
+            raise ValueError(f"{source.repo} has no file {path!r}; its .safetensors files: {there}.")
+        settings = "/".join(filter(None, (source.subfolder, "adapter_config.json")))  # rank and alpha of peft's format
+        return (path, *({settings} & names))
+    if isinstance(source, Tuned):
+        return _component(names, source.subfolder, "", source.repo)
+    if "model_index.json" not in names:
+        raise ValueError(f"{source.repo} is not a diffusers pipeline: it has no model_index.json.")
+    there = [part for part in COMPONENTS if any(name.startswith(f"{part}/") for name in names)]
+    if not {"unet", "transformer"} & set(there):
+        raise ValueError(f"{source.repo} has no denoiser: neither a unet nor a transformer folder.")
+    parts = (name for part in there for name in _component(names, part, source.variant, source.repo))
+    return ("model_index.json", *parts)
+
+
+def fetch(
+    planned: Plan, on_progress: Callable[[int, int], None] = lambda done, total: None, *, endpoint: str | None = None
+) -> Path:
+    """Download a plan's files and return their folder. on_progress gets (bytes there, bytes in all).
+
+    Files that are there are kept, a part of a file is continued, and each file gets its name only when its size and its
+    checksum are right. Raises Unavailable with one line, after which the same call goes on where this one stopped.
+    """
+    _check_space(planned.folder, planned.left)
+    there = 0
+    for file in planned.files:
+        path = planned.folder / file.name
+        try:
+            path.parent.mkdir(parents=True, exist_ok=True)
+            if _length(path) != file.size:
+                _download(file, path, planned, lambda count: on_progress(there + count, planned.total), endpoint)  # noqa: B023
+        except Unavailable:
+            raise
+        except Exception as error:
+            raise _explained(error, planned) from error
+        there += file.size
+        on_progress(there, planned.total)
+    try:
+        known = _read_json(planned.folder / MANIFEST)
+        _write_json(planned.folder / MANIFEST, known | {file.name: file.size for file in planned.files})
+        revisions = planned.folder.parent / "revisions.json"
+        _write_json(revisions, _read_json(revisions) | {planned.revision: planned.commit})
+    except OSError as error:
+        raise _explained(error, planned) from error
+    return planned.folder
+
+
+def apart(source: Preset | Tuned, *, only_plan: bool = False) -> Iterator[dict]:
+    """Plan and fetch in a process of its own that may use the network, while this one stays offline.
+
+    Yields {"plan": words, "total": bytes, "left": bytes}, then {"done": bytes, "total": bytes} and at last {"folder": path}.
+    Raises Unavailable or ValueError with the one line. Closing the generator ends the download; it resumes next time.
+    """
+    order = {"kind": type(source).__name__, "only_plan": only_plan, "source": dataclasses.asdict(source)}
+    environment = {**os.environ, "HF_HUB_OFFLINE": "0", "TRANSFORMERS_OFFLINE": "0", "PYTHONPATH": str(Path(__file__).parent.parent)}
+    worker = subprocess.Popen(
+        [sys.executable, "-m", "aig.hub"], stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True, env=environment
+    )
+    try:
+        worker.stdin.write(json.dumps(order))
+        worker.stdin.close()
+        for line in worker.stdout:
+            event = json.loads(line)
+            if "error" in event:
+                raise (Unavailable if event["unavailable"] else ValueError)(event["error"])
+            yield event
+        if worker.wait():
+            raise Unavailable(f"The download of {source.repo} ended unexpectedly; start it again, it will be continued.")
+    finally:
+        worker.kill()
+        worker.stdout.close()
+        worker.wait()
+
+
+def main() -> None:
+    """The worker of ``apart``: an order on standard input, events on standard output, one JSON object a line."""
+    order = json.load(sys.stdin)
+    values = order["source"]
+    if order["kind"] == "Preset":
+        source = Preset(**{**values, "rewards": tuple(values["rewards"]), "tuned": ()})
+    else:
+        source = Tuned(**values)
+    last = -1
+
+    def report(done: int, total: int) -> None:
+        nonlocal last
+        if done == total or done - last >= 4 * CHUNK:
+            last = done
+            print(json.dumps({"done": done, "total": total}), flush=True)
+
+    try:
+        planned = plan(source)
+        print(json.dumps({"plan": str(planned), "total": planned.total, "left": planned.left}), flush=True)
+        if not order["only_plan"]:
+            print(json.dumps({"folder": str(fetch(planned, report))}), flush=True)
+    except ValueError as problem:
+        print(json.dumps({"error": str(problem), "unavailable": isinstance(problem, Unavailable)}), flush=True)
+
+
+class _Meter:
+    """Takes the place of tqdm in the Hub's client and passes the number of bytes there on."""
+
+    def __init__(self, report: Callable[[int], None], initial: int) -> None:
+        self.report, self.there = report, initial
+
+    def __enter__(self) -> _Meter:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        pass
+
+    def update(self, count: float) -> None:
+        self.there += int(count)
+        self.report(self.there)
+
+
+def _download(file: File, path: Path, planned: Plan, report: Callable[[int], None], endpoint: str | None) -> None:
+    """One file, continued where an earlier attempt stopped, and verified before it gets its name.
+
+    The client's own hf_hub_download starts a broken file again from nothing, so its http_get is used, which can continue.
+    """
+    from huggingface_hub import hf_hub_url
+    from huggingface_hub.file_download import http_get
+    from huggingface_hub.utils import build_hf_headers
+
+    part = path.with_name(path.name + ".part")
+    if _length(part) > file.size:
+        part.unlink()
+    url = hf_hub_url(planned.repo, file.name, revision=planned.commit, endpoint=endpoint)
+    with part.open("ab") as target:
+        http_get(
+            url,
+            target,
+            resume_size=target.tell(),
+            headers=build_hf_headers(library_name="aig"),
+            expected_size=file.size,
+            tqdm_class=lambda initial=0, **_: _Meter(report, initial),
+        )
+        target.flush()
+        os.fsync(target.fileno())
+    if _length(part) != file.size or digest(part, len(file.digest)) != file.digest:
+        part.unlink()
+        raise Unavailable(f"{file.name!r} of {planned.repo} arrived with a wrong checksum and was deleted; try again.")
+    part.replace(path)
+
+
+def digest(path: Path, length: int = 64) -> str:
+    """sha256 of a file (64 digits), or git's sha1 of it as a blob (40 digits)."""
+    with path.open("rb") as file:
+        if length == 64:
+            return hashlib.file_digest(file, "sha256").hexdigest()
+        blob = hashlib.sha1(f"blob {_length(path)}\0".encode(), usedforsecurity=False)
+        while piece := file.read(CHUNK):
+            blob.update(piece)
+        return blob.hexdigest()
+
+
+def _component(names: set[str], folder: str, variant: str, repo: str) -> tuple[str, ...]:
+    """The files of one component: the weights that the stock loader would choose, and its small text files."""
+    inside = {name for name in names if name.rpartition("/")[0] == folder}
+    weights = {name for name in inside if ".safetensors" in Path(name).name}
+    texts = {name for name in inside if name.endswith(TEXTS)} - weights
+    where = folder or "its top folder"
+    if any(part in folder for part in ("tokenizer", "scheduler")):
+        return tuple(sorted(texts))
+    if f"{folder}/config.json".lstrip("/") not in texts:
+        raise ValueError(f"{repo} has no config.json in {where}.")
+    chosen = {name for name in weights if _variant(name) == variant} or {name for name in weights if _variant(name) == ""}
+    if not any(name.endswith(".safetensors") for name in chosen):
+        raise ValueError(f"{repo} has no .safetensors weights in {where}; other formats can hold code and are not read.")
+    return tuple(sorted(texts | chosen))
+
+
+def _variant(name: str) -> str | None:
+    """"fp16" of ``unet/model.fp16.safetensors``, of a shard or an index; "" without one; None for a file of another kind."""
+    found = _WEIGHTS.fullmatch(name.rpartition("/")[2]) or _INDEX.fullmatch(name.rpartition("/")[2])
+    return None if found is None else next(filter(None, found.groups()), "")
+
+
+def _file(sibling: object, repo: str) -> File:
+    """A file with the size and checksum that the Hub states."""
+    checksum = sibling.lfs.sha256 if sibling.lfs else sibling.blob_id
+    whole = isinstance(sibling.size, int) and sibling.size >= 0
+    if not whole or not re.fullmatch("[0-9a-f]{64}" if sibling.lfs else "[0-9a-f]{40}", checksum or ""):
+        raise Unavailable(f"The Hub states no size and checksum for {sibling.rfilename!r} of {repo}.")
+    if sibling.rfilename.endswith(TEXTS) and sibling.size > MAX_TEXT:
+        raise ValueError(f"{sibling.rfilename!r} of {repo} is {_size(sibling.size)} large, too much for a configuration.")
+    return File(name=sibling.rfilename, size=sibling.size, digest=checksum)
+
+
+def _mark(source: Preset | Tuned) -> str:
+    """The file whose presence in the manifest shows that this model was fetched, and not another of the repository."""
+    if isinstance(source, Preset):
+        return "model_index.json"
+    return "/".join(filter(None, (source.subfolder, source.weight_name or "config.json")))
+
+
+def _explained(error: Exception, source: Preset | Tuned | Plan) -> Unavailable:
+    """One line for whatever the Hub's client, its transport or the disk raised."""
+    repo, revision = source.repo, source.revision
+    kinds = {kind.__name__ for kind in type(error).__mro__}  # by name: the transport's package changed between releases
+    status = getattr(getattr(error, "response", None), "status_code", None)
+    if "OfflineModeIsEnabled" in kinds:
+        line = f"{repo} is not on this machine and the app runs without network: fetch it with python -m aig fetch."
+    elif "GatedRepoError" in kinds or status == 403:
+        line = f"{repo} is gated: ask for access at https://huggingface.co/{repo} and set HF_TOKEN to a token of yours."
+    elif "RevisionNotFoundError" in kinds:
+        line = f"{repo} has no revision {revision!r}."
+    elif "DisabledRepoError" in kinds:
+        line = f"{repo} has been disabled on the Hub."
+    elif "EntryNotFoundError" in kinds or "RemoteEntryNotFoundError" in kinds:
+        line = f"A file of {repo} has vanished from the Hub since it was listed."
+    elif status == 401:
+        line = (
+            f"{repo} does not exist on the Hub, or needs a login: if it is private or gated, ask for access at "
+            f"https://huggingface.co/{repo} and set HF_TOKEN to a token of yours."
+        )
+    elif "RepositoryNotFoundError" in kinds or status == 404:
+        line = f"{repo} does not exist on the Hub, or no longer; check its name."
+    elif status == 429:
+        line = "The Hub has received too many requests from this address; wait some minutes, or set HF_TOKEN."
+    elif status is not None:
+        line = f"The Hub answers with error {status} for {repo}; try again later."
+    elif "TimeoutException" in kinds or isinstance(error, TimeoutError):
+        line = f"The Hub did not answer in time for {repo}; try again later."
+    elif isinstance(error, OSError) and error.errno in (errno.ENOSPC, errno.EDQUOT):
+        line = f"The disk is full: {repo} could not be stored; make room and start again, it will be continued."
+    elif kinds & {"NetworkError", "ProtocolError", "TransportError"} or isinstance(error, ConnectionError):
+        line = f"The Hub cannot be reached for {repo}: check the network; the models on this machine keep working."
+    elif isinstance(error, OSError) and error.errno is not None:
+        line = f"The files of {repo} cannot be stored: {error.strerror}."
+    elif isinstance(error, OSError):  # the client's own check of the length
+        line = f"The download of {repo} broke off; start it again, it will be continued."
+    else:
+        line = f"The Hub's answer for {repo} makes no sense ({type(error).__name__})."
+    return Unavailable(line)
+
+
+def _check_space(folder: Path, left: int) -> None:
+    """Unavailable when the disk has no room for the bytes that are still to come."""
+    there = next(parent for parent in (folder, *folder.absolute().parents) if parent.exists())
+    free = shutil.disk_usage(there).free
+    if left > free:
+        raise Unavailable(f"The download needs {_size(left)} and the disk has {_size(free)} free; make room first.")
+
+
+def _present(path: Path) -> int:
+    """Bytes of a file that are on the disk, whole or in part."""
+    return max(_length(path), _length(path.with_name(path.name + ".part")))
+
+
+def _length(path: Path) -> int:
+    """The size of a file in bytes, 0 when there is none."""
+    return path.stat().st_size if path.is_file() else 0
+
+
+def _read_json(path: Path) -> Mapping[str, object]:
+    """A small JSON object of our own, empty when there is none or it was cut off."""
+    try:
+        content = json.loads(path.read_text()) if path.is_file() else {}
+    except ValueError:
+        return {}
+    return content if isinstance(content, dict) else {}
+
+
+def _write_json(path: Path, content: Mapping[str, object]) -> None:
+    partial = path.with_name(path.name + ".part")
+    partial.write_text(json.dumps(content, indent=1))
+    partial.replace(path)
+
+
+def _size(count: int) -> str:
+    """1_234_567 -> '1.2 MB'."""
+    for unit, bytes_in in (("GB", 10**9), ("MB", 10**6), ("kB", 10**3)):
+        if count >= bytes_in:
+            return f"{count / bytes_in:.1f} {unit}"
+    return f"{count} bytes"
+
+
+if __name__ == "__main__":
+    main()
