@@ -141,7 +141,6 @@ def draft(
 def attach(pipe: DiffusionPipeline, settings: Settings) -> list[nn.Parameter]:
     """Give the denoiser a fresh LoRA in float32 and freeze all else; its parameters. Memory is saved by recomputing activations."""
     from diffusers.training_utils import cast_training_params
-    from peft import LoraConfig
 
     denoiser = adapters.denoiser(pipe)
     if adapters.lora_layers(denoiser):
@@ -151,12 +150,12 @@ def attach(pipe: DiffusionPipeline, settings: Settings) -> list[nn.Parameter]:
             part.requires_grad_(False).eval()
     with torch.random.fork_rng():
         torch.manual_seed(settings.seed)
-        denoiser.add_adapter(LoraConfig(r=settings.rank, lora_alpha=settings.rank, init_lora_weights="gaussian", target_modules=list(LAYERS)))
+        trained = _adapt(denoiser, settings.rank)
     cast_training_params(denoiser, torch.float32)  # updates of 1e-4 are lost in bfloat16
     for part in (denoiser, pipe.vae):
         if part._supports_gradient_checkpointing:
             part.enable_gradient_checkpointing()
-    return [parameter for parameter in denoiser.parameters() if parameter.requires_grad]
+    return trained
 
 
 def sampled(pipe: DiffusionPipeline, prompts: Sequence[str], seeds: Sequence[int], settings: Settings) -> tuple[Tensor, Tensor]:
@@ -280,6 +279,54 @@ def card(out: Path, *, base: str, licence: str, reward: str) -> str:
             "",
         ]
     )
+
+
+def authors_sampler(pipe: DiffusionPipeline) -> None:
+    """Sample Stable Diffusion 1 and 2 with DDIM, as the authors did; their SDXL has Euler, which is its own."""
+    from diffusers import DDIMScheduler
+
+    if type(pipe).__name__ == "StableDiffusionPipeline":
+        pipe.scheduler = DDIMScheduler.from_config(pipe.scheduler.config)
+
+
+def pipeline_of(folder: Path) -> str:
+    """The class of the pipeline in a folder. ValueError when there is none."""
+    try:
+        return str(json.loads((folder / "model_index.json").read_text())["_class_name"])
+    except (OSError, ValueError, KeyError, TypeError) as problem:
+        raise ValueError(f"The folder {folder.name!r} has no pipeline of diffusers (a model_index.json that names its class).") from problem
+
+
+def outline(folder: Path | None, pipeline: str, prompts: Sequence[str], settings: Settings) -> str:
+    """Settings and sizes of a run, from the configuration of its denoiser alone; no weights are read."""
+    import diffusers
+    from accelerate import init_empty_weights
+
+    from aig import pipelines
+
+    lines = [f"{pipeline}, {len(prompts)} prompts", *(f"{name:12} {value}" for name, value in asdict(settings).items())]
+    if folder is not None:
+        parts = pipelines.check(folder, pipeline)
+        part = "unet" if "unet" in parts else "transformer"
+        kind = getattr(diffusers, parts[part])
+        with init_empty_weights():
+            denoiser = kind.from_config(kind.load_config(folder / part, local_files_only=True))
+            total = sum(parameter.numel() for parameter in denoiser.parameters())
+            tuned = sum(map(Tensor.numel, _adapt(denoiser, settings.rank)))
+        lines.append(f"{'denoiser':12} {total / 1e6:,.1f} million parameters")
+        lines.append(f"{'LoRA':12} {tuned / 1e6:,.2f} million parameters, {tuned * 4 / 1e6:,.1f} MB, with AdamW's state {tuned * 12 / 1e6:,.1f} MB")
+    rows = settings.batch * (settings.steps + 2 * settings.truncation)
+    lines.append(f"{'an update':12} {rows:,} evaluations of the denoiser, twice that with guidance; {settings.updates * rows:,} in all")
+    return "\n".join(lines)
+
+
+def _adapt(denoiser: nn.Module, rank: int) -> list[nn.Parameter]:
+    """Add a fresh LoRA of the attention layers and freeze all else; its parameters."""
+    from peft import LoraConfig
+
+    denoiser.requires_grad_(False)
+    denoiser.add_adapter(LoraConfig(r=rank, lora_alpha=rank, init_lora_weights="gaussian", target_modules=list(LAYERS)))
+    return [parameter for parameter in denoiser.parameters() if parameter.requires_grad]
 
 
 def _begin(out: Path, pipe: DiffusionPipeline, prompts: Sequence[str], settings: Settings) -> None:

@@ -15,7 +15,7 @@ from tests import families
 
 TUNED = ("sd", "sdxl", "sd3")
 PROMPTS = ["a b", "c", "d e f"]
-SHORT = Settings(updates=8, batch=2, at_once=2, steps=3, rank=4, rate=2e-2, seed=3)
+SHORT = Settings(updates=12, batch=2, at_once=2, steps=3, rank=4, rate=0.1, seed=3)
 
 
 def bright(images, prompts):
@@ -28,9 +28,8 @@ def rows_of(family, out, settings=SHORT, **options):
     return pipe, list(draft(pipe, bright, PROMPTS, settings, out=out, **options))
 
 
-def base_weights(pipe):
-    return {name: tensor for part in pipe.components.values() if isinstance(part, torch.nn.Module)
-            for name, tensor in part.state_dict().items() if "lora_" not in name}  # fmt: skip
+def mean(rows, key):
+    return sum(row[key] for row in rows) / len(rows)
 
 
 def pictures(pipe, **options):
@@ -47,8 +46,8 @@ def run(request, tmp_path_factory):
 
 def test_the_reward_rises_and_the_base_weights_stay(run):
     family, pipe, rows, _ = run
-    assert [row["step"] for row in rows] == list(range(1, 9))
-    assert rows[-1]["reward"] > rows[0]["reward"] + 0.02
+    assert [row["step"] for row in rows] == list(range(1, 13))
+    assert mean(rows[-4:], "reward") > mean(rows[:4], "reward") + 0.01
     assert rows[0]["gap"] == pytest.approx(0, abs=1e-9) and rows[-1]["gap"] > 1e-4  # a fresh LoRA changes nothing
     before = families.build(family)
     for part, kept in zip(pipe.components.values(), before.components.values()):
@@ -72,13 +71,10 @@ def test_the_file_loads_in_a_stock_pipeline_and_gives_the_same_pictures(run):
     assert sorted(path.name for path in out.iterdir()) == ["checkpoint.pt", "curve.jsonl", FILE, "settings.json"]
 
 
-@pytest.mark.parametrize("family", TUNED)
-def test_kl_holds_back(run, family, tmp_path):
-    if run[0] != family:
-        return
-    _, held = rows_of(family, tmp_path, dataclasses.replace(SHORT, kl=50.0))
+def test_kl_holds_back(run, tmp_path):
+    _, held = rows_of(run[0], tmp_path, dataclasses.replace(SHORT, kl=50.0))
     free = run[2]
-    assert held[-1]["gap"] < 0.5 * free[-1]["gap"] and held[-1]["reward"] < free[-1]["reward"]
+    assert mean(held[-4:], "gap") < 0.5 * mean(free[-4:], "gap") and mean(held[-4:], "reward") < mean(free[-4:], "reward")
     assert held[1]["loss"] == pytest.approx(50 * held[1]["gap"] - held[1]["reward"], rel=1e-4)
 
 
@@ -179,9 +175,9 @@ def test_half_precision(tmp_path):
 def test_the_card_tells_what_was_done(run):
     _, pipe, rows, out = run
     text = card(out, base="owner/model", licence="openrail", reward="red")
-    for said in ("base_model: owner/model", "tuned on red", "openrail", type(pipe).__name__, "| rank | 4 |", "| kl | 0.0 |", "| updates | 8 |"):
+    for said in ("base_model: owner/model", "tuned on red", "openrail", type(pipe).__name__, "| rank | 4 |", "| kl | 0.0 |", "| updates | 12 |"):
         assert said in text
-    assert f"{sum(row['reward'] for row in rows) / 8:.4f}" in text
+    assert f"| reward | {mean(rows[:10], 'reward'):.4f} | {mean(rows[-10:], 'reward'):.4f} |" in text
     assert "base_model" not in card(out, base="/home/me/model", licence="", reward="red")
 
 
