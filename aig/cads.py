@@ -41,6 +41,7 @@ def change(scale: float, seed: int, steps: int) -> Callable[[int, Tensor], Tenso
         if share == 1:
             return y
         n = np.random.default_rng((seed, step)).standard_normal(y.shape, dtype=np.float32)
-        return noised(y, torch.from_numpy(n).to(y), scale, share)
+        wide = y.float()  # 16 bits are too few for its mean and deviation
+        return noised(wide, torch.from_numpy(n).to(wide), scale, share).to(y.dtype)
 
     return at

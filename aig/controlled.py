@@ -1,6 +1,7 @@
 """CoDe, blockwise best-of-N: the base model steered by a reward, without tuning (Singh et al., arXiv 2502.00968).
 
-Every image has N candidates that start from the same noise and part by the noise of a stochastic sampler (DDIM with eta = 1).
+Every image has N candidates that start from the same noise and part by the noise of a stochastic sampler (DDIM with eta = 1;
+for flows, Euler steps that draw the noise anew).
 Every ``BLOCK`` steps, and at the end, the candidate whose predicted clean image has the highest reward is kept and copied
 over the others. That prediction is the one that the next step needs anyway, so a selection costs no evaluation.
 """
@@ -12,10 +13,11 @@ from collections.abc import Callable, Sequence
 
 import numpy as np
 import torch
-from diffusers import DDIMScheduler, DiffusionPipeline
+from diffusers import DiffusionPipeline
 from torch import Tensor, nn
 
-from aig.adapters import denoiser
+from aig import families
+from aig.budget import Budget
 from aig.columns import BLOCK
 from aig.guidance import annealed, step_of
 from aig.rewards import Reward
@@ -36,6 +38,8 @@ def best_of(
     on_frame: Callable[[Frame], None] | None = None,
     stop: Callable[[], bool] | None = None,
     preview_share: float = 0.06,
+    size: int | None = None,
+    budget: Budget = Budget(),
 ) -> Frame:
     """One column of CoDe images, one image a seed; the arguments that ``sampling.sample`` has too mean the same.
 
@@ -44,15 +48,15 @@ def best_of(
     """
     start, stock = time.perf_counter(), pipe.scheduler
     owner = [k for k in range(len(seeds)) for _ in range(candidates)]
-    prompts = [prompt] * len(owner)
+    generators = [generator(seeds[k], i % candidates) for i, k in enumerate(owner)]
 
     def best(latents: Tensor) -> Tensor:
         """For each image the row of its best candidate, (N,), by clean latents."""
-        scores = reward(decode(pipe, latents, range(len(latents))), prompts).view(len(seeds), candidates)
+        scores = reward(decode(pipe, latents, range(len(latents)), budget.images), [prompt] * len(owner)).view(len(seeds), candidates)
         return scores.argmax(dim=1).cpu() + candidates * torch.arange(len(seeds))
 
     def frame(step: int, latents: Tensor, final: bool) -> Frame:
-        images = decode(pipe, latents, range(len(latents)))[None]
+        images = decode(pipe, latents, range(len(latents)), budget.images)[None]
         seconds = time.perf_counter() - start
         return Frame(step=step, steps=steps, images=images, rows=ledger.total, seconds=seconds, final=final)
 
@@ -69,21 +73,21 @@ def best_of(
 
     if stop is not None and stop():
         raise Stopped
-    pipe.scheduler = DDIMScheduler.from_config(stock.config, clip_sample=False)
+    pipe.scheduler, drawing = families.stochastic(stock)
     look = previews(pipe, steps, on_frame and show, stop, preview_share)
     try:
-        with annealed(pipe, [0.0] * steps, tuned) as ledger, watched(pipe, see):
+        with annealed(pipe, [0.0] * steps, tuned, rows_at_once=budget.rows) as ledger, watched(pipe, see, generators):
             latents = pipe(
-                prompt=prompts,
+                prompt=prompt,
+                num_images_per_prompt=len(owner),
                 num_inference_steps=steps,
                 guidance_scale=guidance,
-                eta=1.0,
-                latents=initial_latents(pipe, seeds)[owner].to(denoiser(pipe).dtype),
-                generator=[generator(seeds[k], i % candidates) for i, k in enumerate(owner)],
+                latents=families.laid_out(pipe, initial_latents(pipe, seeds, size)[owner]),
+                generator=generators,
                 output_type="latent",
+                **families.call_options(pipe, size),
+                **drawing,
             ).images
-            if pipe._interrupt:
-                raise Stopped
     finally:
         pipe.scheduler = stock
     finite(latents)

@@ -26,10 +26,11 @@ from diffusers import DiffusionPipeline
 from diffusers.models.modeling_outputs import Transformer2DModelOutput
 from torch import Tensor, nn
 
-from aig import adapters, plans
+from aig import adapters, families, plans
 from aig.plans import Part, Row
 
 TextChange = Callable[[int, Tensor], Tensor]
+ROUNDING = 1e-2  # of a timestep of 1000 that was scaled and scaled back in float32
 
 @dataclass
 class Ledger:
@@ -43,6 +44,15 @@ class Ledger:
         return sum(self.rows.values())
 
 
+@dataclass
+class Evaluation:
+    """The last evaluation of the two models, to which a second call with the same latents still belongs."""
+
+    latents: Tensor | None = None
+    leader: list[int] = field(default_factory=list)  # before it
+    answer: Tensor | None = None  # of its last call
+
+
 def mix(base: Tensor | None, tuned: Tensor | None, g: Tensor) -> Tensor:
     """eps = (1 - g) * eps_base + g * eps_tuned, and exactly one of the two where g is 0 or 1.
 
@@ -50,8 +60,10 @@ def mix(base: Tensor | None, tuned: Tensor | None, g: Tensor) -> Tensor:
     """
     if base is None or tuned is None:
         return tuned if base is None else base
-    g = g.to(base).view(-1, *[1] * (base.ndim - 1))
-    return torch.where(g == 0, base, torch.where(g == 1, tuned, torch.lerp(base, tuned, g)))
+    wide = torch.promote_types(base.dtype, torch.float32)  # 16 bits would round g
+    g = _rowwise(g.to(wide), base)
+    mixed = torch.lerp(base.to(wide), tuned.to(wide), g).to(base.dtype)
+    return torch.where(g == 0, base, torch.where(g == 1, tuned, mixed))
 
 
 @contextmanager
@@ -63,6 +75,7 @@ def annealed(
     groups: Sequence[Hashable] | None = None,
     guided: Sequence[Sequence[bool]] | None = None,
     texts: Sequence[TextChange | None] | None = None,
+    rows_at_once: int | None = None,
 ) -> Iterator[Ledger]:
     """For the duration of the ``with``, the pipeline's denoiser mixes the base and the tuned model by ``weights``.
 
@@ -73,9 +86,12 @@ def annealed(
              Their trajectories are equal until their plans differ, and until then each model computes them once.
     guided:  (T, B); where false, the branch without prompt takes over the other one's prediction and is not computed.
     texts:   B functions (step, prompt embedding (L, D)) -> the embedding to use at that step; None leaves it.
+    rows_at_once: the most rows that a model computes in one call, for memory's sake; None for all.
     Yields the Ledger of the run. Raises ValueError when T or B do not fit the pipeline's call or each other. One run at
     a time on a pipeline.
     """
+    if rows_at_once is not None and rows_at_once < 1:
+        raise ValueError(f"rows_at_once must be at least 1, not {rows_at_once}")
     denoiser = adapters.denoiser(pipe)
     several = isinstance(tuned, Sequence)
     base, one = (denoiser.forward, None) if several else adapters.pair(denoiser, tuned)
@@ -84,28 +100,45 @@ def annealed(
     signature, before = inspect.signature(denoiser.forward), vars(denoiser).get("forward")
     ledger = Ledger(leader=plans.first(range(images) if groups is None else groups))
 
+    evaluation = Evaluation()
+
     def predict(name: str, inputs: dict, asked: list[Row | None]) -> Tensor | None:
         """The predictions (rows, ...) that are asked for, each distinct one computed once, the others arbitrary."""
-        outputs: dict[Row, Tensor] = {}
+        found: dict[Row, int] = {}  # where in outputs
+        outputs: list[Tensor] = []
         for model in dict.fromkeys(row.tuned for row in asked if row):
             mine = sorted({row for row in asked if row and row.tuned is model}, key=lambda row: row.row)
-            batch = _select(inputs, [row.row for row in mine], len(asked)) | {"return_dict": False}
-            outputs |= zip(mine, (model or base)(**batch)[0])
-        ledger.rows[name] += len(outputs)
-        any_ = next(iter(outputs.values()), None)
-        return torch.stack([outputs.get(row, any_) for row in asked]) if outputs else None
+            found |= {row: len(found) + i for i, row in enumerate(mine)}
+            for some in _chunks([row.row for row in mine], rows_at_once):
+                batch = _select(inputs, some, len(asked)) | {"return_dict": False}
+                outputs.append((model or base)(**batch)[0])
+        ledger.rows[name] += len(found)
+        return _arranged(outputs, [found.get(row, 0) for row in asked]) if outputs else None
 
     @functools.wraps(denoiser.forward)
     def forward(*args, **kwargs):
         inputs = signature.bind(*args, **kwargs).arguments
-        rows = len(next(iter(inputs.values())))  # classifier-free guidance lays them out as [uncond B, cond B]
-        step = step_of(pipe, inputs["timestep"], len(table))
-        parts, branches = table[step], _branches(pipe, rows, images, exact=bool(guided or texts))
-        asked_base, asked_tuned = plans.evaluations(parts, ledger.leader, branches)
-        inputs = _retold(inputs, step, [part.text for part in parts])
+        latents = next(iter(inputs.values()))
+        step = step_of(pipe, families.scheduler_timestep(pipe, inputs["timestep"]), len(table))
+        parts, branches = table[step], _branches(pipe, len(latents), images, exact=bool(guided or texts))
+        # FLUX's true guidance asks twice at the same latents: with the prompt, then without it
+        second = latents is evaluation.latents
+        if second:
+            asked = [part._replace(text=None) for part in parts]
+        else:
+            asked, evaluation.latents, evaluation.leader = parts, latents, ledger.leader
+            inputs = _retold(inputs, step, [part.text for part in parts])
+        answered = [second and not part.guided for part in parts] * branches
+        asked_base, asked_tuned = (
+            [None if done else row for row, done in zip(rows, answered)]
+            for rows in plans.evaluations(asked, evaluation.leader, branches)
+        )
         eps_base, eps_tuned = predict("base", inputs, asked_base), predict("tuned", inputs, asked_tuned)
         eps = mix(eps_base, eps_tuned, torch.tensor([part.share for part in parts] * branches))
-        ledger.leader = plans.parted(parts, ledger.leader, branches)
+        if any(answered):
+            eps = evaluation.answer if eps is None else torch.where(_rowwise(torch.tensor(answered), eps), evaluation.answer, eps)
+        evaluation.answer = eps
+        ledger.leader = plans.parted(parts, evaluation.leader, branches + second)
         return (eps,) if inputs.get("return_dict") is False else Transformer2DModelOutput(sample=eps)
 
     denoiser.forward = forward
@@ -118,7 +151,7 @@ def annealed(
 
 
 def step_of(pipe: DiffusionPipeline, timestep: Tensor | float, steps: int) -> int:
-    """The step, 0 to steps - 1, that a timestep belongs to; second-order schedulers come to a timestep twice.
+    """The step, 0 to steps - 1, that a scheduler's timestep belongs to; second-order schedulers come to one twice.
 
     Raises ValueError unless the scheduler has ``steps`` different timesteps and this is one of them.
     """
@@ -126,9 +159,10 @@ def step_of(pipe: DiffusionPipeline, timestep: Tensor | float, steps: int) -> in
     if len(known) != steps:
         raise ValueError(f"there are weights for {steps} steps, but the scheduler runs {len(known)}")
     timestep = torch.as_tensor(timestep).flatten()[0].item()
-    if timestep not in known:
+    step = min(range(steps), key=lambda i: abs(known[i] - timestep))
+    if abs(known[step] - timestep) > ROUNDING:
         raise ValueError(f"timestep {timestep} is not one of the scheduler's {steps}")
-    return known.index(timestep)
+    return step
 
 
 def _table(weights: Sequence | Tensor, groups: Sequence | None) -> list[list[float]]:
@@ -164,10 +198,10 @@ def _parts(
 
 
 def _branches(pipe: DiffusionPipeline, rows: int, images: int, *, exact: bool) -> int:
-    """How many times a row of B weights repeats over the rows of this evaluation."""
-    expected = 1 + bool(getattr(pipe, "do_classifier_free_guidance", False))
-    if (images > 1 or exact) and rows != expected * images:
-        raise ValueError(f"there are weights for {images} images, but the pipeline runs {rows // expected}")
+    """How many times a row of B weights repeats over the rows of this call of the denoiser."""
+    possible = families.branches_in_a_call(pipe)
+    if (images > 1 or exact) and rows not in [n * images for n in possible]:
+        raise ValueError(f"there are weights for {images} images, but the pipeline runs {rows // possible[-1]}")
     return rows // images
 
 
@@ -189,7 +223,26 @@ def _select(value: object, asked: list[int], rows: int) -> object:
     if isinstance(value, Tensor):
         return value[asked] if value.ndim and len(value) == rows else value
     if isinstance(value, dict):
-        return {key: _select(item, asked, rows) for key, item in value.items()}
+        shared = families.SHARED_INPUTS
+        return {key: item if key in shared else _select(item, asked, rows) for key, item in value.items()}
     if isinstance(value, (list, tuple)):
         return type(value)(_select(item, asked, rows) for item in value)
     return value
+
+
+def _chunks(rows: list[int], most: int | None) -> list[list[int]]:
+    """The rows in pieces of nearly equal length, none longer than ``most``."""
+    pieces = 1 if most is None else -(-len(rows) // most)
+    size = -(-len(rows) // pieces)
+    return [rows[i : i + size] for i in range(0, len(rows), size)]
+
+
+def _arranged(outputs: list[Tensor], index: list[int]) -> Tensor:
+    """Rows of the outputs one after the other in another order, without a copy where it is the same."""
+    together = outputs[0] if len(outputs) == 1 else torch.cat(outputs)
+    return together if index == list(range(len(together))) else together[index]
+
+
+def _rowwise(values: Tensor, like: Tensor) -> Tensor:
+    """Values (rows,) that broadcast over ``like`` (rows, ...), on its device."""
+    return values.to(like.device).view(-1, *[1] * (like.ndim - 1))

@@ -6,6 +6,7 @@ What this leaves out: the solver, the prompt and the classifier-free guidance, w
 from __future__ import annotations
 
 import functools
+import inspect
 import time
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
@@ -15,8 +16,8 @@ import torch
 from diffusers import DiffusionPipeline
 from torch import Tensor, nn
 
-from aig import cads
-from aig.adapters import denoiser
+from aig import cads, families
+from aig.budget import Budget
 from aig.guidance import Ledger, annealed, step_of
 
 
@@ -58,9 +59,9 @@ class Stopped(Exception):
     """The run was stopped on request."""
 
 
-def initial_latents(pipe: DiffusionPipeline, seeds: Sequence[int]) -> Tensor:
+def initial_latents(pipe: DiffusionPipeline, seeds: Sequence[int], size: int | None = None) -> Tensor:
     """Unit noise (N, C, h, w), float32 on the CPU; image k depends on seed k alone, not on how many there are."""
-    return torch.cat([_noise(pipe, seed)[0] for seed in seeds])
+    return torch.cat([_noise(pipe, seed, size)[0] for seed in seeds])
 
 
 @torch.no_grad()
@@ -76,24 +77,29 @@ def sample(
     on_frame: Callable[[Frame], None] | None = None,
     stop: Callable[[], bool] | None = None,
     preview_share: float = 0.05,
+    size: int | None = None,
+    budget: Budget = Budget(),
 ) -> Frame:
     """All columns for one prompt, one image a seed, and the final Frame.
 
-    steps: T, the length of every column's weights. guidance: the classifier-free guidance scale, off up to 1.
+    steps: T, the length of every column's weights. guidance: the classifier-free guidance scale, off up to 1; for models
+    that are distilled for guidance the scale that they read.
     tuned: the tuned denoiser, None for the LoRA loaded in the pipeline.
     on_frame: receives previews; the final Frame is only returned. A step is shown when previews (consumer included)
     have cost at most ``preview_share`` of the model's time so far, so the first always is; the last one never.
     stop: asked before the run and after every evaluation; once true, no more models run and Stopped is raised.
+    size: height and width of the images in pixels; None for those that the model was trained at.
+    budget: how many rows and images are computed at once.
     Raises ValueError for empty or ill-fitting arguments, FloatingPointError when latents are not finite. The pipeline
     is left as it was in every case.
     """
     _check(columns, seeds, steps)
     images = [(column, seed) for column in columns for seed in seeds]
-    noises, start = [_noise(pipe, seed) for _, seed in images], time.perf_counter()
+    noises, start = [_noise(pipe, seed, size) for _, seed in images], time.perf_counter()
     own = any(column.tuned for column in columns)
 
     def frame(step: int, latents: Tensor, final: bool) -> Frame:
-        pictures = decode(pipe, latents, ledger.leader).unflatten(0, (len(columns), len(seeds)))
+        pictures = decode(pipe, latents, ledger.leader, budget.images).unflatten(0, (len(columns), len(seeds)))
         seconds = time.perf_counter() - start
         return Frame(step=step, steps=steps, images=pictures, rows=ledger.total, seconds=seconds, final=final)
 
@@ -111,19 +117,20 @@ def sample(
             groups=[seed for _, seed in images],
             guided=list(zip(*(column.guided or [True] * steps for column, _ in images))),
             texts=[cads.change(column.noise, seed, steps) for column, seed in images],
+            rows_at_once=budget.rows,
         ) as ledger,
-        watched(pipe, see),
+        watched(pipe, see, generators := [generator for _, generator in noises]),
     ):
         latents = pipe(
-            prompt=[prompt] * len(noises),
+            prompt=prompt,
+            num_images_per_prompt=len(noises),  # the prompt is encoded once
             num_inference_steps=steps,
             guidance_scale=guidance,
-            latents=torch.cat([noise for noise, _ in noises]).to(denoiser(pipe).dtype),
-            generator=[generator for _, generator in noises],
+            latents=families.laid_out(pipe, torch.cat([noise for noise, _ in noises])),
+            generator=generators,
             output_type="latent",
+            **families.call_options(pipe, size),
         ).images
-        if pipe._interrupt:
-            raise Stopped
     finite(latents)
     return frame(steps, latents, True)
 
@@ -135,14 +142,16 @@ def previews(
     stop: Callable[[], bool] | None,
     preview_share: float,
 ) -> Callable[[Tensor, Tensor, Tensor], None]:
-    """For ``watched``: interrupts when asked to stop, else shows (step, clean latents) as often as the share allows."""
+    """For ``watched``: raises Stopped when asked to stop, else shows (step, clean latents) as often as the share allows.
+
+    Not every pipeline has an interrupt flag (PixArt has none), but all let an exception through.
+    """
     start, spent = time.perf_counter(), 0.0
 
     def see(output: Tensor, timestep: Tensor, latents: Tensor) -> None:
         nonlocal spent
         if stop is not None and stop():
-            pipe._interrupt = True
-            return
+            raise Stopped
         step, now = 1 + step_of(pipe, timestep, steps), time.perf_counter()
         if show is None or step == steps or spent > preview_share * (now - start - spent):
             return
@@ -195,33 +204,36 @@ def _check(columns: Sequence[Column], seeds: Sequence[int], steps: int) -> None:
                 raise ValueError(f"column {column.name!r} has {len(given)} entries of {name} for {steps} steps")
 
 
-def _noise(pipe: DiffusionPipeline, seed: int) -> tuple[Tensor, torch.Generator]:
+def _noise(pipe: DiffusionPipeline, seed: int, size: int | None) -> tuple[Tensor, torch.Generator]:
     """Unit noise (1, C, h, w) of one image, and its generator, with which a stochastic scheduler goes on."""
-    config = denoiser(pipe).config
-    size = config.sample_size
     generator = torch.Generator().manual_seed(seed)
-    height, width = (size, size) if isinstance(size, int) else size
-    return torch.randn((1, config.in_channels, height, width), generator=generator), generator
+    return torch.randn((1, *families.latent_shape(pipe, size)), generator=generator), generator
 
 
 @contextmanager
-def watched(pipe: DiffusionPipeline, see: Callable[[Tensor, Tensor, Tensor], None]) -> Iterator[None]:
+def watched(
+    pipe: DiffusionPipeline, see: Callable[[Tensor, Tensor, Tensor], None], generators: list[torch.Generator]
+) -> Iterator[None]:
     """Shows ``see`` every (output, timestep, x_t) on its way into scheduler.step, after classifier-free guidance.
 
-    The pipeline is silent meanwhile. Its scheduler.step, interrupt flag and progress bar return afterwards.
+    generators: one an image, for schedulers that draw noise where the pipeline hands them none (SD3, FLUX). The pipeline
+    is silent meanwhile. Its scheduler.step and progress bar return afterwards.
     """
     step, bar = pipe.scheduler.step, getattr(pipe, "_progress_bar_config", None)
-    before = vars(pipe.scheduler).get("step")
+    before, draws = vars(pipe.scheduler).get("step"), "generator" in inspect.signature(step).parameters
 
     @functools.wraps(step)  # the pipeline looks at the signature to know whether to pass generators
     def seen(model_output: Tensor, timestep: Tensor, sample: Tensor, **options):
         see(model_output, timestep, sample)
-        return step(model_output, timestep, sample, **options)
+        return step(model_output, timestep, sample, **({"generator": generators} if draws else {}) | options)
 
     pipe.scheduler.step = seen
     pipe._progress_bar_config = {**(bar or {}), "disable": True}
     try:
         yield
+    except BaseException:
+        pipe.maybe_free_model_hooks()  # the pipeline does so itself only at its end
+        raise
     finally:
         del pipe.scheduler.step
         if before is not None:
@@ -229,14 +241,16 @@ def watched(pipe: DiffusionPipeline, see: Callable[[Tensor, Tensor, Tensor], Non
         del pipe._progress_bar_config
         if bar is not None:
             pipe._progress_bar_config = bar
-        pipe._interrupt = False
 
 
-def decode(pipe: DiffusionPipeline, latents: Tensor, leader: Sequence[int]) -> Tensor:
-    """Latents (B, C, h, w) as images (B, 3, H, W) in [0, 1]; those that are one by ``leader`` are decoded once."""
+def decode(pipe: DiffusionPipeline, latents: Tensor, leader: Sequence[int], images_at_once: int | None = None) -> Tensor:
+    """Latents (B, C, h, w), or as FLUX packs them, as images (B, 3, H, W) in [0, 1], float32 on the CPU.
+
+    Those that are one by ``leader`` are decoded once.
+    """
     distinct = sorted(set(leader))
-    config = pipe.vae.config
-    z = latents[distinct] / config.scaling_factor + (getattr(config, "shift_factor", None) or 0.0)
-    images = pipe.vae.decode(z.to(pipe.vae.dtype), return_dict=False)[0]
-    images = (images.float() / 2 + 0.5).clamp(0, 1).cpu()
+    with families.wide_decoder(pipe):
+        chunks = families.for_decoder(pipe, latents[distinct]).split(images_at_once or len(distinct))
+        decoded = [pipe.vae.decode(z, return_dict=False)[0].float() for z in chunks]
+    images = torch.cat([(part / 2 + 0.5).clamp(0, 1).cpu() for part in decoded])
     return images[[distinct.index(b) for b in leader]]

@@ -1,0 +1,138 @@
+"""What differs between model families, each fact in one function; everything else in this package is the same for all.
+
+The facts are those of the pipelines of diffusers 0.42: Stable Diffusion 1.x and 2.x, SDXL, SD3, FLUX.1, PixArt-Sigma and
+Sana. They are read from a pipeline's parts and not from its name, so that its relatives work too.
+"""
+
+from __future__ import annotations
+
+import inspect
+import math
+from collections.abc import Iterator
+from contextlib import contextmanager
+
+import torch
+from diffusers import DDIMScheduler, DiffusionPipeline, FlowMatchEulerDiscreteScheduler
+from torch import Tensor
+
+from aig.adapters import denoiser
+
+SHARED_INPUTS = ("img_ids", "txt_ids")  # FLUX's positions (L, 3): one for all rows, whatever L is
+SCHNELL_TOKENS = 256  # the timestep-distilled FLUX reads no more (its model card)
+
+
+def branches(pipe: DiffusionPipeline, guidance: float) -> int:
+    """Model rows of an image at each evaluation of a call with this guidance scale: 2 with classifier-free guidance.
+
+    Distilled models take the scale as an input (FLUX.1-dev, latent consistency UNets) or not at all (FLUX.1-schnell).
+    """
+    own_input = _packs(pipe) or denoiser(pipe).config.get("time_cond_proj_dim") is not None
+    return 1 if own_input or guidance <= 1 else 2
+
+
+def branches_in_a_call(pipe: DiffusionPipeline) -> tuple[int, ...]:
+    """How many prompt branches a call of the denoiser may hold in the run that is going on.
+
+    FLUX asks for each branch in a call of its own; PixArt tells nobody whether it guides.
+    """
+    if _packs(pipe):
+        return (1,)
+    told = getattr(pipe, "do_classifier_free_guidance", None)
+    return (1, 2) if told is None else (1 + bool(told),)
+
+
+def scheduler_timestep(pipe: DiffusionPipeline, given: Tensor | float) -> float:
+    """The scheduler's timestep for the one that the denoiser is given."""
+    if _packs(pipe) and (current := getattr(pipe, "_current_timestep", None)) is not None:
+        return float(current)  # the transformer gets t / 1000, rounded to the dtype of the latents
+    scale = 1e-3 if _packs(pipe) else denoiser(pipe).config.get("timestep_scale") or 1.0  # Sana has one
+    return torch.as_tensor(given).flatten()[0].item() / scale
+
+
+def default_size(pipe: DiffusionPipeline) -> tuple[int, int]:
+    """Height and width of the images in pixels, by the size that the denoiser was trained at."""
+    size = pipe.default_sample_size if _packs(pipe) else denoiser(pipe).config.sample_size
+    height, width = (size, size) if isinstance(size, int) else size
+    return height * pipe.vae_scale_factor, width * pipe.vae_scale_factor
+
+
+def latent_shape(pipe: DiffusionPipeline, size: int | None = None) -> tuple[int, int, int]:
+    """(C, h, w) of one image's latents, of square images when size, their height and width, is given.
+
+    Raises ValueError unless size is a positive multiple of the side of the denoiser's patches, in pixels.
+    """
+    config = denoiser(pipe).config
+    side = pipe.vae_scale_factor * (2 if _packs(pipe) else config.get("patch_size") or 1)
+    if size is not None and (size < side or size % side):
+        raise ValueError(f"the image size must be a positive multiple of {side} for this model, not {size}")
+    height, width = default_size(pipe) if size is None else (size, size)
+    channels = config.in_channels // 4 if _packs(pipe) else config.in_channels
+    return channels, height // pipe.vae_scale_factor, width // pipe.vae_scale_factor
+
+
+def laid_out(pipe: DiffusionPipeline, noise: Tensor) -> Tensor:
+    """Unit noise (B, C, h, w) as the pipeline takes it: in the denoiser's dtype, for FLUX packed to (B, hw/4, 4C)."""
+    if "timestep_scale" in denoiser(pipe).config:  # Sana's latents are float32, whatever its transformer is
+        return noise
+    noise = noise.to(denoiser(pipe).dtype)
+    return pipe._pack_latents(noise, *noise.shape) if _packs(pipe) else noise
+
+
+def unpacked(pipe: DiffusionPipeline, latents: Tensor) -> Tensor:
+    """Latents as (B, C, h, w); those that FLUX packs must be of square images."""
+    if not _packs(pipe) or latents.ndim != 3:
+        return latents
+    side = 2 * math.isqrt(latents.shape[1]) * pipe.vae_scale_factor
+    return pipe._unpack_latents(latents, side, side, pipe.vae_scale_factor)
+
+
+def call_options(pipe: DiffusionPipeline, size: int | None) -> dict[str, object]:
+    """Arguments that only some pipelines' calls have, and the image size."""
+    height, width = default_size(pipe) if size is None else (size, size)
+    options: dict[str, object] = {"height": height, "width": width}
+    if "use_resolution_binning" in inspect.signature(pipe.__call__).parameters:
+        options["use_resolution_binning"] = False  # PixArt and Sana would round the size to that of an aspect ratio
+    if _packs(pipe) and not denoiser(pipe).config.guidance_embeds:
+        options["max_sequence_length"] = SCHNELL_TOKENS
+    return options
+
+
+def for_decoder(pipe: DiffusionPipeline, latents: Tensor) -> Tensor:
+    """Latents (B, C, h, w) or packed, at the scale and in the dtype that the decoder wants: z * std / scale + mean."""
+    config, z = pipe.vae.config, unpacked(pipe, latents)
+    mean, std = config.get("latents_mean"), config.get("latents_std")
+    if mean is not None and std is not None:
+        mean, std = (torch.tensor(values).view(1, -1, 1, 1).to(z) for values in (mean, std))
+        return (z * std / config.scaling_factor + mean).to(pipe.vae.dtype)
+    return (z / config.scaling_factor + (config.get("shift_factor") or 0.0)).to(pipe.vae.dtype)
+
+
+@contextmanager
+def wide_decoder(pipe: DiffusionPipeline) -> Iterator[None]:
+    """SDXL's decoder overflows in float16 and is float32 for a while; all others stay as they are."""
+    vae = pipe.vae
+    narrow = hasattr(pipe, "upcast_vae") and vae.dtype == torch.float16 and vae.config.force_upcast
+    if narrow:
+        vae.to(torch.float32)
+    try:
+        yield
+    finally:
+        if narrow:
+            vae.to(torch.float16)
+
+
+def stochastic(scheduler: object) -> tuple[object, dict[str, float]]:
+    """A first-order sampler that adds fresh noise at every step, for the same model, and what its call needs.
+
+    DDIM with eta = 1 for diffusion; for flows the Euler step that draws the noise of x_t anew.
+    """
+    config = scheduler.config
+    if "prediction_type" in config and config.prediction_type != "flow_prediction":
+        return DDIMScheduler.from_config(config, clip_sample=False), {"eta": 1.0}
+    shift = config.get("flow_shift", config.get("shift", 1.0))  # as DPM-Solver and as Euler call it
+    return FlowMatchEulerDiscreteScheduler.from_config(config, shift=shift, stochastic_sampling=True), {}
+
+
+def _packs(pipe: DiffusionPipeline) -> bool:
+    """Whether this is FLUX or one of its relatives."""
+    return hasattr(pipe, "_pack_latents")
