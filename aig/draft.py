@@ -29,7 +29,7 @@ import torch
 from diffusers import DiffusionPipeline
 from torch import Tensor, nn
 
-from aig import adapters
+from aig import adapters, families
 from aig.guidance import step_of
 from aig.world.training import fit, seconds_spent, warm_hold
 
@@ -72,8 +72,7 @@ def resolved(pipe: DiffusionPipeline, settings: Settings) -> Settings:
     for name, least in (("kl", 0.0), ("guidance", 0.0), ("rate", 1e-12), ("clip", 1e-12)):
         if not least <= getattr(settings, name) < math.inf:
             raise ValueError(f"{name} must be a number from {least:g}, not {getattr(settings, name)}.")
-    if settings.size is not None and (settings.size < 8 or settings.size % 8):
-        raise ValueError(f"size must be a multiple of 8 pixels, not {settings.size}.")
+    families.latent_shape(pipe, settings.size)  # which checks the size
     if settings.precision not in PRECISIONS:
         raise ValueError(f"precision must be one of {', '.join(PRECISIONS)}, not {settings.precision!r}.")
     return settings
@@ -164,9 +163,6 @@ def sampled(pipe: DiffusionPipeline, prompts: Sequence[str], seeds: Sequence[int
     The noise of an image depends on its own seed alone.
     """
     call = type(pipe).__call__
-    size = {} if settings.size is None else {"height": settings.size, "width": settings.size}
-    if "use_resolution_binning" in inspect.signature(call).parameters:  # it would resize the images
-        size["use_resolution_binning"] = False
     with torch.enable_grad(), differentiated(pipe, settings, images=len(prompts)) as gaps:
         images = call.__wrapped__(  # below the pipeline's torch.no_grad
             pipe,
@@ -175,7 +171,7 @@ def sampled(pipe: DiffusionPipeline, prompts: Sequence[str], seeds: Sequence[int
             guidance_scale=settings.guidance,
             generator=[torch.Generator().manual_seed(seed) for seed in seeds],
             output_type="pt",
-            **size,
+            **families.call_options(pipe, settings.size),
         ).images
     return images.float(), torch.stack(gaps).mean()
 
@@ -193,7 +189,7 @@ def differentiated(pipe: DiffusionPipeline, settings: Settings, *, images: int) 
     def forward(*args, **kwargs):
         inputs = signature.bind(*args, **kwargs).arguments
         steps = len(set(pipe.scheduler.timesteps.tolist()))
-        if step_of(pipe, inputs["timestep"], steps) < steps - settings.truncation:
+        if step_of(pipe, families.scheduler_timestep(pipe, inputs["timestep"]), steps) < steps - settings.truncation:
             with torch.no_grad():
                 return tuned(*args, **kwargs)
         output = tuned(*args, **kwargs)
@@ -322,10 +318,14 @@ def outline(folder: Path | None, pipeline: str, prompts: Sequence[str], settings
 
 def _adapt(denoiser: nn.Module, rank: int) -> list[nn.Parameter]:
     """Add a fresh LoRA of the attention layers and freeze all else; its parameters."""
-    from peft import LoraConfig
+    from peft import LoraConfig, inject_adapter_in_model
 
     denoiser.requires_grad_(False)
-    denoiser.add_adapter(LoraConfig(r=rank, lora_alpha=rank, init_lora_weights="gaussian", target_modules=list(LAYERS)))
+    config = LoraConfig(r=rank, lora_alpha=rank, init_lora_weights="gaussian", target_modules=list(LAYERS))
+    if hasattr(denoiser, "add_adapter"):
+        denoiser.add_adapter(config)
+    else:  # PixArt's transformer, in diffusers' words, has no adapters
+        inject_adapter_in_model(config, denoiser)
     return [parameter for parameter in denoiser.parameters() if parameter.requires_grad]
 
 
