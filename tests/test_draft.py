@@ -9,6 +9,7 @@ import numpy as np
 import pytest
 import torch
 
+from aig import __main__ as cli
 from aig import adapters
 from aig.draft import FILE, Settings, attach, card, draft, rated, sampled
 from tests import families
@@ -212,3 +213,21 @@ def test_what_cannot_be_tuned_is_refused(tmp_path):
         next(draft(pipe, bright, PROMPTS, SHORT, out=tmp_path / "c"))
     with pytest.raises(ValueError, match=r"kl 0.0, not 2.0"):
         rows_of("sd", tmp_path / "b", dataclasses.replace(SHORT, kl=2.0))
+
+
+def test_the_command_shows_sizes_without_loading_anything(tmp_path, monkeypatch, capsys):
+    monkeypatch.setenv("HF_HUB_OFFLINE", "1")  # the command lifts it; this puts it back
+    pipe = families.build("sd")
+    pipe.save_pretrained(tmp_path / "model")
+    for weights in (tmp_path / "model").rglob("*.safetensors"):
+        if weights.parent.name == "unet":
+            weights.write_bytes(b"nothing that could be read")
+    (tmp_path / "prompts.txt").write_text("a b\n\n c \n")
+    asked = ["--model", str(tmp_path / "model"), "--reward", "clip", "--prompts", str(tmp_path / "prompts.txt"), "--updates", "5"]
+    assert cli.main(["draft", *asked, "--kl", "0.5", "--out", str(tmp_path / "out"), "--dry-run"]) == 0
+    printed = capsys.readouterr().out
+    tuned = sum(parameter.numel() for parameter in attach(pipe, Settings(updates=1)))
+    assert "2 prompts" in printed and f"{tuned / 1e6:,.2f} million" in printed and f"{64 * 27:,} evaluations" in printed
+    assert not (tmp_path / "out").exists()
+    assert cli.main(["draft", *asked[:1], str(tmp_path), *asked[2:], "--out", str(tmp_path / "out"), "--dry-run"]) == 2
+    assert "model_index.json" in capsys.readouterr().err
