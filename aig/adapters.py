@@ -87,8 +87,7 @@ def switched(denoiser: nn.Module, tensors: Mapping[str, Tensor]) -> Callable[[fl
     """
     from peft import LoraConfig, inject_adapter_in_model
 
-    for _ in _increments(denoiser, tensors, 1.0):  # all checks, before anything is attached
-        pass
+    check(denoiser, tensors)  # all of it, before anything is attached
     pairs = _pairs(tensors)
     exactly = "|".join(re.escape(layer) for layer in pairs)  # peft matches a text as a whole, a list by its ends too
     config = LoraConfig(r=1, lora_alpha=1, target_modules=exactly)
@@ -123,6 +122,12 @@ def detach(denoiser: nn.Module) -> None:
         parent, _, child = name.rpartition(".")
         setattr(denoiser.get_submodule(parent), child, layer.base_layer)
     vars(denoiser).pop("peft_config", None)
+
+
+def check(denoiser: nn.Module, tensors: Mapping[str, Tensor]) -> None:
+    """Raise ValueError as ``increments`` does, without keeping the increments."""
+    for _ in _increments(denoiser, tensors, 1.0):
+        pass
 
 
 def changed_bytes(denoiser: nn.Module, tensors: Mapping[str, Tensor]) -> int:
@@ -237,7 +242,7 @@ def _read(path: str | Path) -> tuple[dict[str, Tensor], dict]:
         with safe_open(path, framework="pt") as file:
             tensors = {key: file.get_tensor(key) for key in file.keys()}
             settings = json.loads((file.metadata() or {}).get("lora_adapter_metadata", "{}"))
-    except (OSError, SafetensorError, ValueError) as error:
+    except (OSError, SafetensorError, ValueError, RecursionError) as error:
         raise ValueError(f"{Path(path).name!r} cannot be read as safetensors: {error}") from error
     return tensors, settings if isinstance(settings, dict) else {}
 
