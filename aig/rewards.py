@@ -1,8 +1,12 @@
-"""Rewards are plain callables ``(images (B, 3, H, W) in [0, 1], prompts) -> (B,)``, differentiable in the images."""
+"""Rewards are plain callables ``(images (B, 3, H, W) in [0, 1], prompts) -> (B,)``, differentiable in the images.
+
+Here are those of the embedded world; the published ones, for real pictures, are in ``aig.scorers``. ``load`` has both.
+"""
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
+from pathlib import Path
 
 import torch
 from torch import nn
@@ -12,6 +16,28 @@ from aig.features import Residual
 Reward = Callable[[torch.Tensor, Sequence[str]], torch.Tensor]
 
 CEILING = 4.0  # rewards saturate: beyond what any drawing reaches there is little left to win by an attack
+
+
+def load(
+    name: str,
+    source: str | Path | Mapping[str, str | Path] | None = None,
+    *,
+    device: str = "cpu",
+    dtype: torch.dtype = torch.float32,
+) -> Reward:
+    """A frozen reward by name: published, see ``aig.scorers.load``, or the embedded world's, always float32.
+
+    ``source`` is where its files are: by default the Hub's cache, or the embedded world's asset folder. ValueError
+    names the choices.
+    """
+    from aig import models, scorers  # when called: they build on this module
+
+    if name in scorers.NAMES:
+        return scorers.load(name, source, device=device, dtype=dtype)
+    rewards = models.load_rewards(models.ASSETS / models.CHOICES[0] if source is None else Path(source), device)
+    if name not in rewards:
+        raise ValueError(f"Unknown reward {name!r}; choose one of: {', '.join([*rewards, *scorers.NAMES])}.")
+    return rewards[name]
 
 
 class Saturated(nn.Module):

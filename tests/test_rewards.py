@@ -11,7 +11,9 @@ from PIL import Image
 from scipy.fft import dctn
 from scipy.stats import spearmanr
 
-from aig.rewards import CEILING, Compressible, Vivid
+from aig import scorers
+from aig.rewards import CEILING, Compressible, Vivid, load
+from tests import published
 
 
 @pytest.fixture
@@ -58,3 +60,10 @@ def test_ascent_on_pixels_raises_a_reward_up_to_its_ceiling(kind, images):
     with torch.no_grad():
         after = reward(x + 0.01 * x.grad / x.grad.norm(), ["", ""])
     assert (after > before).all() and after.max() < CEILING
+
+
+def test_every_reward_loads_by_name(images, tmp_path):
+    assert load("preference")(images, [""] * 12).shape == (12,)
+    assert load("clip", published.build("clip", tmp_path))(images, ["a"] * 12).shape == (12,)
+    with pytest.raises(ValueError, match="'beauty'; choose one of: held-out, preference, " + ", ".join(scorers.NAMES)):
+        load("beauty")
