@@ -60,7 +60,7 @@ def parser() -> argparse.ArgumentParser:
     draft = commands.add_parser("draft", help="tune a LoRA of a real model on a reward, with a KL term (DRaFT+)")
     draft.set_defaults(run=run_draft)
     draft.add_argument("--model", required=True, metavar="NAME", help="a preset, or a folder with a diffusers pipeline")
-    draft.add_argument("--reward", required=True, metavar="NAME", help="pickscore, hpsv2, imagereward, aesthetics or clip")
+    draft.add_argument("--reward", required=True, metavar="NAME", help="pickscore, hpsv2, imagereward, aesthetics, clip, or of the embedded world")
     draft.add_argument("--reward-folder", type=Path, metavar="FOLDER", help="with the reward's files, instead of the Hub")
     draft.add_argument("--prompts", required=True, type=Path, metavar="FILE", help="one a line")
     draft.add_argument("--out", required=True, type=Path, metavar="FOLDER", help="for LoRA, card, curve and checkpoint; a killed run goes on")
@@ -168,11 +168,11 @@ def run_draft(options: argparse.Namespace) -> None:
 
     import torch
 
-    from aig import pipelines, scorers
+    from aig import pipelines, rewards
 
     models.quiet()
     place = "cuda" if torch.cuda.is_available() else "cpu"
-    reward = scorers.load(options.reward, options.reward_folder, device=place)
+    reward = rewards.load(options.reward, options.reward_folder, device=place)
     for event in hub.apart(preset) if folder is None else ():
         if "done" in event:
             print(f"\r{base}: {event['done'] / 1e9:.2f} of {event['total'] / 1e9:.2f} GB", end="", file=sys.stderr, flush=True)

