@@ -60,10 +60,11 @@ def parser() -> argparse.ArgumentParser:
     draft = commands.add_parser("draft", help="tune a LoRA of a real model on a reward, with a KL term (DRaFT+)")
     draft.set_defaults(run=run_draft)
     draft.add_argument("--model", required=True, metavar="NAME", help="a preset, or a folder with a diffusers pipeline")
-    draft.add_argument("--reward", required=True, metavar="NAME", help="pickscore, hpsv2, imagereward, aesthetics, clip, or of the embedded world")
-    draft.add_argument("--reward-folder", type=Path, metavar="FOLDER", help="with the reward's files, instead of the Hub")
+    rewards = "pickscore, hpsv2, imagereward, aesthetics, clip, or of the embedded world"
+    draft.add_argument("--reward", required=True, metavar="NAME", help=rewards)
+    draft.add_argument("--reward-folder", type=Path, metavar="FOLDER", help="with its files, instead of the Hub")
     draft.add_argument("--prompts", required=True, type=Path, metavar="FILE", help="one a line")
-    draft.add_argument("--out", required=True, type=Path, metavar="FOLDER", help="for LoRA, card, curve and checkpoint; a killed run goes on")
+    draft.add_argument("--out", required=True, type=Path, metavar="FOLDER", help="for the LoRA; a killed run goes on")
     for name, kind, words in (
         ("updates", int, "of the LoRA"),
         ("kl", float, "coefficient of the KL term, 0 by default"),
@@ -175,7 +176,8 @@ def run_draft(options: argparse.Namespace) -> None:
     reward = rewards.load(options.reward, options.reward_folder, device=place)
     for event in hub.apart(preset) if folder is None else ():
         if "done" in event:
-            print(f"\r{base}: {event['done'] / 1e9:.2f} of {event['total'] / 1e9:.2f} GB", end="", file=sys.stderr, flush=True)
+            there = f"{event['done'] / 1e9:.2f} of {event['total'] / 1e9:.2f} GB"
+            print(f"\r{base}: {there}", end="", file=sys.stderr, flush=True)
         folder = Path(event["folder"]) if "folder" in event else folder
     pipe = pipelines.load(folder, pipeline, device=place)
     draft.authors_sampler(pipe)

@@ -2,14 +2,16 @@
 
     loss = -r(x0) + kl * mean((eps_tuned - eps_base)^2) on the differentiated steps
 
-(DRaFT-K, Clark et al., arXiv 2309.17400; with the KL term, Jena et al., arXiv 2409.06493.) The stock pipeline samples and decodes, as for
-everyone; only its ``torch.no_grad`` is taken off, and its denoiser is differentiated at the last K steps alone:
+(DRaFT-K, Clark et al., arXiv 2309.17400; with the KL term, Jena et al., arXiv 2409.06493.) The stock pipeline samples
+and decodes, as for everyone; only its ``torch.no_grad`` is taken off, and its denoiser is differentiated at the last K
+steps alone:
 
     for row in draft(pipe, reward, prompts, Settings(updates=1000, kl=0.1), out=folder):
         print(row["reward"])
 
-Defaults are those of the authors' code (NeMo-Aligner, ``draftp_sd.yaml`` and ``megatron_sd_draftp_model.py``) and paper. The KL term
-compares predictions after guidance, as theirs does. Training needs one process; several GPUs would train several LoRAs.
+Defaults are those of the authors' code (NeMo-Aligner, ``draftp_sd.yaml`` and ``megatron_sd_draftp_model.py``) and
+paper. The KL term compares predictions after guidance, as theirs does. Training needs one process; several GPUs would
+train several LoRAs.
 """
 
 from __future__ import annotations
@@ -61,7 +63,9 @@ class Settings:
 def resolved(pipe: DiffusionPipeline, settings: Settings) -> Settings:
     """The settings with the pipeline's own guidance filled in. ValueError names what is out of range."""
     if settings.guidance is None:
-        settings = replace(settings, guidance=float(inspect.signature(type(pipe).__call__).parameters["guidance_scale"].default))
+        settings = replace(
+            settings, guidance=float(inspect.signature(type(pipe).__call__).parameters["guidance_scale"].default)
+        )
     if settings.precision is None:
         settings = replace(settings, precision="bf16" if torch.cuda.is_available() else "no")
     for name in ("updates", "batch", "at_once", "truncation", "steps", "rank"):
@@ -90,11 +94,12 @@ def draft(
     """Tune a LoRA of the pipeline's denoiser, yielding step, loss, reward and gap (the KL term before its coefficient).
 
     reward: images (B, 3, H, W) in [0, 1] and B prompts -> (B,), differentiable in the images.
-    out:    gets ``curve.jsonl``, a checkpoint every ``save_every`` seconds, and at the end the LoRA in diffusers' format. A run that
-            was killed goes on from its checkpoint, on a CPU to the same bits.
+    out:    gets ``curve.jsonl``, a checkpoint every ``save_every`` seconds, at the end the LoRA in diffusers' format.
+            A run that was killed goes on from its checkpoint, on a CPU to the same bits.
 
-    The pipeline keeps the LoRA; its base weights do not change. Raises ValueError for settings out of range, a pipeline with a LoRA, a reward
-    without gradients, and a folder with a run of other settings; FloatingPointError when the loss is not finite.
+    The pipeline keeps the LoRA; its base weights do not change. Raises ValueError for settings out of range, a pipeline
+    with a LoRA, a reward without gradients, and a folder with a run of other settings; FloatingPointError when the loss
+    is not finite.
     """
     from accelerate import Accelerator
 
@@ -119,7 +124,11 @@ def draft(
                     images, gap = sampled(pipe, some, noises, settings)
                 r = rated(reward, images, some)
             share = len(some) / settings.batch
-            yield {"loss": (settings.kl * gap - r.mean()) * share, "reward": r.detach().mean() * share, "gap": gap.detach() * share}
+            yield {
+                "loss": (settings.kl * gap - r.mean()) * share,
+                "reward": r.detach().mean() * share,
+                "gap": gap.detach() * share,
+            }
 
     with _bare(pipe):
         yield from fit(
@@ -138,7 +147,8 @@ def draft(
 
 
 def attach(pipe: DiffusionPipeline, settings: Settings) -> list[nn.Parameter]:
-    """Give the denoiser a fresh LoRA in float32 and freeze all else; its parameters. Memory is saved by recomputing activations."""
+    """Give the denoiser a fresh LoRA in float32 and freeze all else; its parameters. Memory is saved by recomputing
+    activations."""
     from diffusers.training_utils import cast_training_params
 
     denoiser = adapters.denoiser(pipe)
@@ -157,7 +167,9 @@ def attach(pipe: DiffusionPipeline, settings: Settings) -> list[nn.Parameter]:
     return trained
 
 
-def sampled(pipe: DiffusionPipeline, prompts: Sequence[str], seeds: Sequence[int], settings: Settings) -> tuple[Tensor, Tensor]:
+def sampled(
+    pipe: DiffusionPipeline, prompts: Sequence[str], seeds: Sequence[int], settings: Settings
+) -> tuple[Tensor, Tensor]:
     """Images (B, 3, H, W) in [0, 1] by the stock pipeline, differentiable through its last K steps, and their mean gap.
 
     The noise of an image depends on its own seed alone.
@@ -196,7 +208,9 @@ def differentiated(pipe: DiffusionPipeline, settings: Settings, *, images: int) 
         with torch.no_grad():
             reference = base(*args, **kwargs)[0]
         x = next(iter(inputs.values()))
-        gap = (output[0] - reference)[:, : x.shape[1]].float()  # PixArt's further channels are a variance, which no sampler reads
+        gap = (output[0] - reference)[
+            :, : x.shape[1]
+        ].float()  # PixArt's further channels are a variance, which no sampler reads
         if len(gap) == 2 * images:
             without, with_ = gap.chunk(2)
             gap = without + settings.guidance * (with_ - without)
@@ -216,7 +230,9 @@ def rated(reward: Callable[[Tensor, Sequence[str]], Tensor], images: Tensor, pro
     """The rewards (B,). ValueError when they are not B, or do not depend on the images."""
     r = reward(images, prompts)
     if r.shape != (len(prompts),):
-        raise ValueError(f"The reward must give {len(prompts)} numbers for {len(prompts)} images, not the shape {tuple(r.shape)}.")
+        raise ValueError(
+            f"The reward must give {len(prompts)} numbers for {len(prompts)} images, not the shape {tuple(r.shape)}."
+        )
     if not r.requires_grad:
         raise ValueError("The reward is not differentiable in the images, so DRaFT cannot use it.")
     return r.float()
@@ -231,7 +247,9 @@ def save(pipe: DiffusionPipeline, out: Path) -> Path:
     part = "unet" if getattr(pipe, "unet", None) is denoiser else "transformer"
     # PixArt's class cannot save one; the format of all transformers is the same
     saver = type(pipe) if hasattr(pipe, "save_lora_weights") else StableDiffusion3Pipeline
-    saver.save_lora_weights(out, **{f"{part}_lora_layers": get_peft_model_state_dict(denoiser)}, weight_name=f"unfinished-{FILE}")
+    saver.save_lora_weights(
+        out, **{f"{part}_lora_layers": get_peft_model_state_dict(denoiser)}, weight_name=f"unfinished-{FILE}"
+    )
     os.replace(out / f"unfinished-{FILE}", out / FILE)
     return out / FILE
 
@@ -243,9 +261,19 @@ def card(out: Path, *, base: str, licence: str, reward: str) -> str:
     """
     settings = json.loads((out / "settings.json").read_text())
     rows = [json.loads(line) for line in (out / "curve.jsonl").read_text().splitlines()]
-    ends = [{key: sum(row[key] for row in some) / len(some) for key in ("reward", "gap")} for some in (rows[:10], rows[-10:])]
-    kind = f"load_lora_weights({out.name!r})" if settings["pipeline"] != "PixArtSigmaPipeline" else "(aig.adapters.fused reads it)"
-    matter = {"base_model": base if base.count("/") == 1 and not base.startswith((".", "/")) else None, "library_name": "diffusers"}
+    ends = [
+        {key: sum(row[key] for row in some) / len(some) for key in ("reward", "gap")}
+        for some in (rows[:10], rows[-10:])
+    ]
+    kind = (
+        f"load_lora_weights({out.name!r})"
+        if settings["pipeline"] != "PixArtSigmaPipeline"
+        else "(aig.adapters.fused reads it)"
+    )
+    matter = {
+        "base_model": base if base.count("/") == 1 and not base.startswith((".", "/")) else None,
+        "library_name": "diffusers",
+    }
     return "\n".join(
         [
             "---",
@@ -255,8 +283,9 @@ def card(out: Path, *, base: str, licence: str, reward: str) -> str:
             "",
             f"# {base} tuned on {reward}",
             "",
-            f"A LoRA for `{settings['pipeline']}`: `pipe.{kind}`. Tuned with DRaFT+ (Clark et al., arXiv 2309.17400; Jena et al., arXiv "
-            f"2409.06493) by `python -m aig draft` on {settings['prompts']} prompts, in {seconds_spent(out) / 3600:.2f} hours.",
+            f"A LoRA for `{settings['pipeline']}`: `pipe.{kind}`. Tuned with DRaFT+ (Clark et al., arXiv 2309.17400; "
+            "Jena et al., arXiv 2409.06493) by `python -m aig draft` "
+            f"on {settings['prompts']} prompts, in {seconds_spent(out) / 3600:.2f} hours.",
             "",
             "| setting | value |",
             "|---|---|",
@@ -266,12 +295,13 @@ def card(out: Path, *, base: str, licence: str, reward: str) -> str:
             "| mean of 10 updates | first | last |",
             "|---|---|---|",
             f"| reward | {ends[0]['reward']:.4f} | {ends[1]['reward']:.4f} |",
-            f"| mean squared distance of the predictions from the base model's | {ends[0]['gap']:.3g} | {ends[1]['gap']:.3g} |",
+            f"| mean squared distance from the base's predictions | {ends[0]['gap']:.3g} | {ends[1]['gap']:.3g} |",
             "",
-            "A higher reward is not a better model: tuning on a reward costs diversity and can exploit the reward's faults.",
+            "A higher reward is not a better model: tuning on a reward costs diversity and can exploit "
+            "the reward's faults.",
             "",
-            f"Licence: the base model's ({licence or 'see its card'}) applies to images and weights made with this LoRA; the reward model "
-            "and the prompts have licences of their own.",
+            f"Licence: the base model's ({licence or 'see its card'}) applies to images and weights "
+            "made with this LoRA; the reward model and the prompts have licences of their own.",
             "",
         ]
     )
@@ -290,7 +320,9 @@ def pipeline_of(folder: Path) -> str:
     try:
         return str(json.loads((folder / "model_index.json").read_text())["_class_name"])
     except (OSError, ValueError, KeyError, TypeError) as problem:
-        raise ValueError(f"The folder {folder.name!r} has no pipeline of diffusers (a model_index.json that names its class).") from problem
+        raise ValueError(
+            f"The folder {folder.name!r} has no pipeline of diffusers (a model_index.json that names its class)."
+        ) from problem
 
 
 def outline(folder: Path | None, pipeline: str, prompts: Sequence[str], settings: Settings) -> str:
@@ -310,9 +342,14 @@ def outline(folder: Path | None, pipeline: str, prompts: Sequence[str], settings
             total = sum(parameter.numel() for parameter in denoiser.parameters())
             tuned = sum(map(Tensor.numel, _adapt(denoiser, settings.rank)))
         lines.append(f"{'denoiser':12} {total / 1e6:,.1f} million parameters")
-        lines.append(f"{'LoRA':12} {tuned / 1e6:,.2f} million parameters, {tuned * 4 / 1e6:,.1f} MB, with AdamW's state {tuned * 12 / 1e6:,.1f} MB")
+        lines.append(
+            f"{'LoRA':12} {tuned / 1e6:,.2f} million parameters, {tuned * 4 / 1e6:,.1f} MB, "
+            f"with AdamW's state {tuned * 12 / 1e6:,.1f} MB"
+        )
     rows = settings.batch * (settings.steps + 2 * settings.truncation)
-    lines.append(f"{'an update':12} {rows:,} evaluations of the denoiser, twice that with guidance; {settings.updates * rows:,} in all")
+    lines.append(
+        f"{'an update':12} {rows:,} evaluations, each of two rows with guidance; {settings.updates * rows:,} in all"
+    )
     return "\n".join(lines)
 
 
@@ -330,9 +367,15 @@ def _adapt(denoiser: nn.Module, rank: int) -> list[nn.Parameter]:
 
 
 def _begin(out: Path, pipe: DiffusionPipeline, prompts: Sequence[str], settings: Settings) -> None:
-    """Note the settings in the run's folder, or check that they are those of the run that is there; updates may be added."""
+    """Note the settings in the run's folder, or check that they are those of the run that is there; updates may be
+    added."""
     digest = hashlib.sha256("\n".join(prompts).encode()).hexdigest()
-    noted = {"pipeline": type(pipe).__name__, "scheduler": type(pipe.scheduler).__name__, **asdict(settings), "prompts": len(prompts)}
+    noted = {
+        "pipeline": type(pipe).__name__,
+        "scheduler": type(pipe.scheduler).__name__,
+        **asdict(settings),
+        "prompts": len(prompts),
+    }
     del noted["updates"]
     noted["digest"] = digest
     file = out / "settings.json"
@@ -340,7 +383,10 @@ def _begin(out: Path, pipe: DiffusionPipeline, prompts: Sequence[str], settings:
         there = json.loads(file.read_text())
         for key in noted:
             if there.get(key) != noted[key]:
-                raise ValueError(f"{str(out)!r} holds a run with {key} {there.get(key)!r}, not {noted[key]!r}; choose another folder.")
+                raise ValueError(
+                    f"{str(out)!r} holds a run with {key} {there.get(key)!r}, not {noted[key]!r}; "
+                    "choose another folder."
+                )
         return
     out.mkdir(parents=True, exist_ok=True)
     file.with_suffix(".tmp").write_text(json.dumps(noted, indent=1) + "\n")
@@ -349,7 +395,7 @@ def _begin(out: Path, pipe: DiffusionPipeline, prompts: Sequence[str], settings:
 
 @contextmanager
 def _bare(pipe: DiffusionPipeline) -> Iterator[None]:
-    """Without safety checker and watermark, which work on arrays and would stop the gradient, for the time of training."""
+    """Without safety checker and watermark, which work on arrays and would stop the gradient, while training."""
     with contextlib.ExitStack() as back:
         for name in ("safety_checker", "watermark"):
             if getattr(pipe, name, None) is not None:

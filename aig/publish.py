@@ -1,7 +1,7 @@
 """What a Hugging Face Space gets of this repository, whether it may be published, and the upload.
 
-A Space needs the app, its package, its assets and its card; tests, CI, build and lint settings stay behind. Only files that
-git tracks are ever sent, and only as they are committed, so that a Space is always some commit.
+A Space needs the app, its package, its assets and its card; tests, CI, build and lint settings stay behind. Only files
+that git tracks are ever sent, and only as they are committed, so that a Space is always some commit.
 """
 
 from __future__ import annotations
@@ -17,12 +17,26 @@ from aig import models
 
 NEEDED = ("app.py", "requirements.txt", "README.md", "LICENSE", "aig", "assets")  # at the top of the repository
 MAX_FILE = 10_000_000  # bytes; above, the Hub wants LFS or Xet
-WEIGHTS = {".safetensors", ".bin", ".pt", ".pth", ".ckpt", ".pkl", ".pickle", ".onnx", ".gguf", ".h5", ".msgpack", ".npy", ".npz"}
+WEIGHTS = {
+    ".safetensors",
+    ".bin",
+    ".pt",
+    ".pth",
+    ".ckpt",
+    ".pkl",
+    ".pickle",
+    ".onnx",
+    ".gguf",
+    ".h5",
+    ".msgpack",
+    ".npy",
+    ".npz",
+}
 
 # https://huggingface.co/docs/hub/spaces-config-reference
 COLOURS = ("red", "yellow", "green", "blue", "indigo", "purple", "pink", "gray")
-REQUIRED = ("title", "emoji", "colorFrom", "colorTo", "sdk", "sdk_version", "python_version", "app_file", "short_description",
-            "license", "tags", "startup_duration_timeout")  # fmt: skip
+REQUIRED = ("title", "emoji", "colorFrom", "colorTo", "sdk", "sdk_version", "python_version", "app_file",
+            "short_description", "license", "tags", "startup_duration_timeout")  # fmt: skip
 MAX_DESCRIPTION = 60  # characters
 
 
@@ -42,11 +56,18 @@ class Plan:
     def table(self) -> str:
         """Every file with its size, the total, and what stays behind."""
         lines = [f"{size:12,}  {name}" for name, size in self.files.items()]
-        return "\n".join([*lines, f"{self.size:12,}  bytes in {len(self.files)} files for {self.space}", "left out: " + " ".join(self.left)])
+        return "\n".join(
+            [
+                *lines,
+                f"{self.size:12,}  bytes in {len(self.files)} files for {self.space}",
+                "left out: " + " ".join(self.left),
+            ]
+        )
 
 
 def plan(root: Path, space: str) -> Plan:
-    """Choose and check the files of the git repository at ``root``. ValueError for a bad name, or where git tracks nothing."""
+    """Choose and check the files of the git repository at ``root``. ValueError for a bad name, or where git tracks
+    nothing."""
     from huggingface_hub.utils import HFValidationError, validate_repo_id
 
     try:
@@ -65,7 +86,13 @@ def plan(root: Path, space: str) -> Plan:
         space=space,
         files=files,
         left=tuple(dict.fromkeys(Path(name).parts[0] for name in tracked if name not in files)),
-        problems=(*_missing(names, files), *_uncommitted(root, names), *_heavy(files), *_assets(root, files), *front_matter(root)),
+        problems=(
+            *_missing(names, files),
+            *_uncommitted(root, names),
+            *_heavy(files),
+            *_assets(root, files),
+            *front_matter(root),
+        ),
     )
 
 
@@ -80,7 +107,9 @@ def upload(plan: Plan, root: Path) -> str:
     from huggingface_hub.errors import HfHubHTTPError, HTTPError
 
     if get_token() is None:
-        raise ValueError("Nothing was uploaded: there is no Hugging Face token; run `hf auth login` or set HF_TOKEN to one that may write.")
+        raise ValueError(
+            "Nothing was uploaded: there is no Hugging Face token; run `hf auth login` or set HF_TOKEN."
+        )
     hub = HfApi()
     try:
         hub.create_repo(plan.space, repo_type="space", space_sdk="gradio", exist_ok=True)
@@ -142,16 +171,32 @@ def front_matter(root: Path) -> list[str]:
         check(key, text(key) in COLOURS, f"one of {', '.join(COLOURS)}")
     check("sdk", matter.get("sdk") == "gradio", "gradio")
     check("sdk_version", sdk and sdk in gradio.specifier, f"a version in quotes that {gradio} admits")
-    check("python_version", version("python_version") in python if version("python_version") else False, f"a version in quotes within {python}")
+    check(
+        "python_version",
+        version("python_version") in python if version("python_version") else False,
+        f"a version in quotes within {python}",
+    )
     check("app_file", (root / text("app_file")).is_file(), "a file of the repository")
-    check("short_description", 0 < len(text("short_description")) <= MAX_DESCRIPTION, f"at most {MAX_DESCRIPTION} characters")
+    check(
+        "short_description",
+        0 < len(text("short_description")) <= MAX_DESCRIPTION,
+        f"at most {MAX_DESCRIPTION} characters",
+    )
     check("license", re.fullmatch(r"[a-z0-9.-]+", text("license")), "a licence identifier like mit")
     for key in ("tags", "models", "datasets", "preload_from_hub"):
         check(key, texts(key), "a list of words")
     for key in ("models", "datasets"):
         check(key, texts(key) and all(item.count("/") == 1 for item in matter[key]), "a list of owner/name")
-    check("startup_duration_timeout", re.fullmatch(r"\d+(\.\d+)?[smhd]", text("startup_duration_timeout")), "a duration like 30m or 1h")
-    check("suggested_hardware", text("suggested_hardware") in [hardware.value for hardware in SpaceHardware], "a hardware of Spaces")
+    check(
+        "startup_duration_timeout",
+        re.fullmatch(r"\d+(\.\d+)?[smhd]", text("startup_duration_timeout")),
+        "a duration like 30m or 1h",
+    )
+    check(
+        "suggested_hardware",
+        text("suggested_hardware") in [hardware.value for hardware in SpaceHardware],
+        "a hardware of Spaces",
+    )
     return wrong
 
 
@@ -168,7 +213,11 @@ def _uncommitted(root: Path, names: list[str]) -> list[str]:
 
 
 def _heavy(files: dict[str, int]) -> list[str]:
-    return [f"{name} has {size:,} bytes; below {MAX_FILE:,} a plain push works." for name, size in files.items() if size >= MAX_FILE]
+    return [
+        f"{name} has {size:,} bytes; below {MAX_FILE:,} a plain push works."
+        for name, size in files.items()
+        if size >= MAX_FILE
+    ]
 
 
 def _assets(root: Path, files: dict[str, int]) -> list[str]:

@@ -1,10 +1,11 @@
 """ZeroGPU Spaces: the same app where a GPU exists for the time of a call only, in a process forked for it.
 
-On ZeroGPU a function decorated with ``spaces.GPU`` runs in a fork of this process. Its arguments and what it yields are pickled; what it
-refers to, such as a model, is what this process held when it forked, its "cuda" tensors moved to the GPU. Before, in this process, CUDA is only
-emulated, and in the thread alone that imported ``spaces``. Hence three rules, which this file keeps: the first model is loaded
-in the main thread before the app is launched (``early``); a job gets its order as an argument and answers by ``put`` (``on_gpu``); and a stop
-travels as the end of the stream. Everywhere else nothing is imported and nothing changes. Read from the sources of spaces 0.51.
+On ZeroGPU a function decorated with ``spaces.GPU`` runs in a fork of this process. Its arguments and what it yields are
+pickled; what it refers to, such as a model, is what this process held when it forked, its "cuda" tensors moved to the
+GPU. Before, in this process, CUDA is only emulated, and in the thread alone that imported ``spaces``. Hence three
+rules, which this file keeps: the first model is loaded in the main thread before the app is launched (``early``); a job
+gets its order as an argument and answers by ``put`` (``on_gpu``); and a stop travels as the end of the stream.
+Everywhere else nothing is imported and nothing changes. Read from the sources of spaces 0.51.
 """
 
 from __future__ import annotations
@@ -34,7 +35,8 @@ def here() -> bool:
 
 
 def early(load: Callable[[], Loaded]) -> Callable[[], Loaded]:
-    """``load``; on ZeroGPU a function that returns what was loaded now, where CUDA is emulated: call it in the main thread."""
+    """``load``; on ZeroGPU a function that returns what was loaded now, where CUDA is emulated: call it in the main
+    thread."""
     if not here():
         return load
     import spaces  # noqa: F401  emulates CUDA in this thread
@@ -46,8 +48,9 @@ def early(load: Callable[[], Loaded]) -> Callable[[], Loaded]:
 def on_gpu(job: Job, *, seconds: Callable[[Order], float]) -> Job:
     """``job``; on ZeroGPU the same job in the process that has the GPU. To be called before the app is launched.
 
-    seconds: what a job needs at most, which is what the visitor's quota must hold. ``order`` and answers must pickle. Once ``stopped()`` is
-    true the job ends at the next time that it asks, and Stopped is raised. Raises what the job raises, and NoGpu.
+    seconds: what a job needs at most, which is what the visitor's quota must hold. ``order`` and answers must pickle.
+    Once ``stopped()`` is true the job ends at the next time that it asks, and Stopped is raised. Raises what the job
+    raises, and NoGpu.
 
     The call must be made in the context (contextvars) of the visitor's request: whose quota it is stands there.
     """
@@ -70,7 +73,8 @@ def on_gpu(job: Job, *, seconds: Callable[[Order], float]) -> Job:
 
 
 def streamed(job: Job) -> Callable[[Order], Iterator[Event]]:
-    """The job as a generator function of its order; closing the generator makes its ``stopped()`` true and waits for its end."""
+    """The job as a generator function of its order; closing the generator makes ``stopped()`` true and waits for its
+    end."""
 
     def events(order: Order) -> Iterator[Event]:
         box: queue.SimpleQueue[Event] = queue.SimpleQueue()

@@ -53,7 +53,11 @@ def test_the_reward_rises_and_the_base_weights_stay(run):
     before = families.build(family)
     for part, kept in zip(pipe.components.values(), before.components.values()):
         if isinstance(part, torch.nn.Module):
-            now = {name.replace(".base_layer", ""): tensor for name, tensor in part.state_dict().items() if "lora_" not in name}
+            now = {
+                name.replace(".base_layer", ""): tensor
+                for name, tensor in part.state_dict().items()
+                if "lora_" not in name
+            }
             assert all(torch.equal(now[name], tensor) for name, tensor in kept.state_dict().items())
 
 
@@ -75,7 +79,9 @@ def test_the_file_loads_in_a_stock_pipeline_and_gives_the_same_pictures(run):
 def test_kl_holds_back(run, tmp_path):
     _, held = rows_of(run[0], tmp_path, dataclasses.replace(SHORT, kl=50.0))
     free = run[2]
-    assert mean(held[-4:], "gap") < 0.5 * mean(free[-4:], "gap") and mean(held[-4:], "reward") < mean(free[-4:], "reward")
+    assert mean(held[-4:], "gap") < 0.5 * mean(free[-4:], "gap") and mean(held[-4:], "reward") < mean(
+        free[-4:], "reward"
+    )
     assert held[1]["loss"] == pytest.approx(50 * held[1]["gap"] - held[1]["reward"], rel=1e-4)
 
 
@@ -176,7 +182,15 @@ def test_half_precision(tmp_path):
 def test_the_card_tells_what_was_done(run):
     _, pipe, rows, out = run
     text = card(out, base="owner/model", licence="openrail", reward="red")
-    for said in ("base_model: owner/model", "tuned on red", "openrail", type(pipe).__name__, "| rank | 4 |", "| kl | 0.0 |", "| updates | 10 |"):
+    for said in (
+        "base_model: owner/model",
+        "tuned on red",
+        "openrail",
+        type(pipe).__name__,
+        "| rank | 4 |",
+        "| kl | 0.0 |",
+        "| updates | 10 |",
+    ):
         assert said in text
     assert f"| reward | {mean(rows[:10], 'reward'):.4f} | {mean(rows[-10:], 'reward'):.4f} |" in text
     assert "base_model" not in card(out, base="/home/me/model", licence="", reward="red")
@@ -220,7 +234,16 @@ def test_the_command_shows_sizes_without_loading_anything(tmp_path, monkeypatch,
     pipe = families.build("sd")
     pipe.save_pretrained(tmp_path / "model")
     (tmp_path / "prompts.txt").write_text("a b\n\n c \n")
-    asked = ["--model", str(tmp_path / "model"), "--reward", "clip", "--prompts", str(tmp_path / "prompts.txt"), "--updates", "5"]
+    asked = [
+        "--model",
+        str(tmp_path / "model"),
+        "--reward",
+        "clip",
+        "--prompts",
+        str(tmp_path / "prompts.txt"),
+        "--updates",
+        "5",
+    ]
     assert cli.main(["draft", *asked, "--kl", "0.5", "--out", str(tmp_path / "out"), "--dry-run"]) == 0
     printed = capsys.readouterr().out
     tuned = sum(parameter.numel() for parameter in attach(pipe, Settings(updates=1)))
@@ -234,8 +257,29 @@ def test_the_command_tunes_a_model_from_a_folder_and_writes_a_card(tmp_path, mon
     monkeypatch.setenv("HF_HUB_OFFLINE", "1")
     families.build("sd").save_pretrained(tmp_path / "model")
     (tmp_path / "prompts.txt").write_text("a b\n")
-    asked = ["draft", "--model", str(tmp_path / "model"), "--reward", "preference", "--prompts", str(tmp_path / "prompts.txt")]
-    asked += ["--updates", "2", "--batch", "2", "--steps", "2", "--rank", "2", "--size", "16", "--out", str(tmp_path / "out")]
+    asked = [
+        "draft",
+        "--model",
+        str(tmp_path / "model"),
+        "--reward",
+        "preference",
+        "--prompts",
+        str(tmp_path / "prompts.txt"),
+    ]
+    asked += [
+        "--updates",
+        "2",
+        "--batch",
+        "2",
+        "--steps",
+        "2",
+        "--rank",
+        "2",
+        "--size",
+        "16",
+        "--out",
+        str(tmp_path / "out"),
+    ]
     assert cli.main(asked) == 0, capsys.readouterr().err
     fresh = families.build("sd")
     base = pictures(fresh)

@@ -46,7 +46,13 @@ def problems(root: Path) -> str:
 def test_this_repository_may_be_published():
     plan = publish.plan(ROOT, "me/aig")
     assert not [problem for problem in plan.problems if "not committed" not in problem]
-    assert {"app.py", "requirements.txt", "README.md", "aig/engine.py", "assets/portraits/manifest.json"} <= plan.files.keys()
+    assert {
+        "app.py",
+        "requirements.txt",
+        "README.md",
+        "aig/engine.py",
+        "assets/portraits/manifest.json",
+    } <= plan.files.keys()
     assert not any(name.startswith(("tests/", ".")) for name in plan.files)
     assert {"tests", ".gitignore", ".ci"} <= set(plan.left)
     assert plan.files["app.py"] == (ROOT / "app.py").stat().st_size and plan.size == sum(plan.files.values())
@@ -116,7 +122,11 @@ def test_only_what_is_committed_is_published(repository):
 def test_bad_front_matter_is_named(repository, line, said):
     key = line.split(":")[0]
     _, matter, body = (repository / "README.md").read_text().split("---\n", 2)
-    kept = [row for row in matter.splitlines() if not row.startswith(key + ":") and not (key == "tags" and row.startswith("  - "))]
+    kept = [
+        row
+        for row in matter.splitlines()
+        if not row.startswith(key + ":") and not (key == "tags" and row.startswith("  - "))
+    ]
     (repository / "README.md").write_text("\n".join(["---", *kept, line, "---", body]))
     found = publish.front_matter(repository)
     assert len(found) == 1 and said in found[0]
@@ -135,7 +145,11 @@ def test_outside_a_repository(tmp_path):
 
 @pytest.mark.parametrize(
     ("token", "offline", "said"),
-    [("", False, "there is no Hugging Face token"), ("hf_x", False, "the Hub cannot be reached"), ("hf_x", True, "offline")],
+    [
+        ("", False, "there is no Hugging Face token"),
+        ("hf_x", False, "the Hub cannot be reached"),
+        ("hf_x", True, "offline"),
+    ],
 )
 def test_no_token_or_no_network_is_one_line(repository, monkeypatch, token, offline, said):
     problems(repository)

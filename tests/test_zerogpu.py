@@ -1,4 +1,5 @@
-"""ZeroGPU: elsewhere nothing changes; a job in pieces is the job; with the real package, against a small device service."""
+"""ZeroGPU: elsewhere nothing changes; a job in pieces is the job; with the real package, against a small device
+service."""
 
 from __future__ import annotations
 
@@ -54,7 +55,9 @@ class Unpicklable(Exception):
         super().__init__(f"{one} {two}")
 
 
-@pytest.mark.parametrize("failure", [ValueError("no"), FloatingPointError("the images are not finite"), Stopped(), MemoryError("x")])
+@pytest.mark.parametrize(
+    "failure", [ValueError("no"), FloatingPointError("the images are not finite"), Stopped(), MemoryError("x")]
+)
 def test_what_the_job_raises_arrives_with_its_traceback(failure):
     def broken(order, put, stopped):
         raise failure
@@ -80,6 +83,7 @@ def test_a_stream_that_breaks_off_is_an_error():
 
 def test_with_the_real_package_jobs_run_in_a_fork_that_holds_the_model(tmp_path):
     pytest.importorskip("spaces")
-    done = subprocess.run([sys.executable, "-m", "tests.zero_device", str(tmp_path)], capture_output=True, text=True, timeout=300,
+    played = [sys.executable, "-m", "tests.zero_device", str(tmp_path)]
+    done = subprocess.run(played, capture_output=True, text=True, timeout=300,
                           env={**os.environ, "GRADIO_ANALYTICS_ENABLED": "False"})  # fmt: skip
     assert done.returncode == 0 and "all right" in done.stdout, done.stdout + done.stderr

@@ -1,7 +1,8 @@
-"""``python -m tests.zero_device FOLDER``: jobs through the real ``spaces`` package, whose device service is played here.
+"""``python -m tests.zero_device FOLDER``: jobs through the real ``spaces`` package, its service played here.
 
-There is no GPU: in the fork, moving the weights is replaced by leaving them on the CPU. Everything else is the package's own code: the emulated
-CUDA, the packing of weights before launch, the fork, the queues between the processes, stop and release.
+There is no GPU: in the fork, moving the weights is replaced by leaving them on the CPU. Everything else is the
+package's own code: the emulated CUDA, the packing of weights before launch, the fork, the queues between the processes,
+stop and release.
 """
 
 from __future__ import annotations
@@ -12,6 +13,7 @@ import os
 import sys
 import threading
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
+from pathlib import Path
 
 calls: list[str] = []
 refuse = threading.Event()
@@ -68,7 +70,7 @@ def main(folder: str) -> None:
 
     def stay(callback: object = None) -> None:
         for pack in tensor_packs:
-            content, place = open(pack.path(), "rb").read(), 0
+            content, place = Path(pack.path()).read_bytes(), 0
             for tensor, size, aligned in sum(pack.batches, []):
                 real = torch.frombuffer(bytearray(content[place : place + size]), dtype=tensor.dtype).view(tensor.shape)
                 for fake in pack.fakes[tensor]:
@@ -87,7 +89,10 @@ def main(folder: str) -> None:
                 raise Stopped
             threading.Event().wait(0.01)
         with torch.no_grad():
-            put(ready()(torch.ones(1, 2) * torch.arange(40_000).view(-1, 1)).sum().item() * 0 + ready().weight.sum().item())
+            put(
+                ready()(torch.ones(1, 2) * torch.arange(40_000).view(-1, 1)).sum().item() * 0
+                + ready().weight.sum().item()
+            )
         return order, os.getpid(), list(kept)
 
     run = zerogpu.on_gpu(job, seconds=lambda order: 7.4)
