@@ -22,7 +22,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     except (ValueError, OSError) as problem:
         print(f"aig: {problem}", file=sys.stderr)
         return 2
-    except RuntimeError as problem:
+    except (RuntimeError, FloatingPointError) as problem:
         print(f"aig: {problem}", file=sys.stderr)
         return 1
     return 0
@@ -62,6 +62,37 @@ def parser() -> argparse.ArgumentParser:
 
     replay = commands.add_parser("replay", help="record the run that the page opens on, after the weights changed")
     replay.set_defaults(run=run_replay)
+
+    draft = commands.add_parser("draft", help="tune a LoRA of a real model on a reward, with a KL term (DRaFT+)")
+    draft.set_defaults(run=run_draft)
+    draft.add_argument("--model", required=True, metavar="NAME", help="a preset, or a folder with a diffusers pipeline")
+    rewards = "pickscore, hpsv2, imagereward, aesthetics, clip, or of the embedded world"
+    draft.add_argument("--reward", required=True, metavar="NAME", help=rewards)
+    draft.add_argument("--reward-folder", type=Path, metavar="FOLDER", help="with its files, instead of the Hub")
+    draft.add_argument("--prompts", required=True, type=Path, metavar="FILE", help="one a line")
+    draft.add_argument("--out", required=True, type=Path, metavar="FOLDER", help="for the LoRA; a killed run goes on")
+    for name, kind, words in (
+        ("updates", int, "of the LoRA"),
+        ("kl", float, "coefficient of the KL term, 0 by default"),
+        ("seed", int, "0 by default"),
+        ("batch", int, "images an update; 64 for Stable Diffusion 1 and 2, else 32"),
+        ("at-once", int, "images in memory, 4 by default"),
+        ("truncation", int, "last steps that are differentiated, 1 by default"),
+        ("steps", int, "of sampling, 25 by default"),
+        ("guidance", float, "by default the pipeline's own"),
+        ("size", int, "pixels of a side, by default the pipeline's own"),
+        ("rank", int, "of the LoRA, 32 by default"),
+        ("rate", float, "of learning, 2.5e-4 by default"),
+        ("clip", float, "norm of the gradient, 10 by default"),
+        ("precision", str, "bf16 or no; bf16 on a GPU by default"),
+    ):
+        draft.add_argument(f"--{name}", type=kind, help=words, required=name == "updates")
+    draft.add_argument("--dry-run", action="store_true", help="print settings and sizes, load and fetch nothing")
+
+    publish = commands.add_parser("publish", help="upload what a Hugging Face Space needs of this repository")
+    publish.set_defaults(run=run_publish)
+    publish.add_argument("--space", required=True, metavar="OWNER/NAME")
+    publish.add_argument("--dry-run", action="store_true", help="list and check, upload nothing")
     return top
 
 
@@ -137,6 +168,63 @@ def run_replay(options: argparse.Namespace) -> None:
     replay.PLACE.parent.mkdir(exist_ok=True)
     export.write(replay.PLACE, content.encode())
     print(f"{replay.PLACE.name}: {len(content):,} bytes")
+
+
+def run_draft(options: argparse.Namespace) -> None:
+    os.environ["HF_HUB_OFFLINE"] = "0"  # before huggingface_hub is imported: model and reward are fetched where need be
+    from aig import draft, hub, models, presets
+
+    given = {f.name: getattr(options, f.name, None) for f in dataclasses.fields(draft.Settings)}
+    prompts = [line.strip() for line in options.prompts.read_text().splitlines() if line.strip()]
+    if Path(options.model).is_dir():
+        folder, base, licence = Path(options.model), Path(options.model).resolve().name, ""
+        pipeline = draft.pipeline_of(folder)
+    else:
+        preset = presets.load(options.model)
+        folder, base, licence, pipeline = hub.located(preset), preset.repo, preset.licence, preset.pipeline
+    if given["batch"] is None and pipeline == "StableDiffusionPipeline":
+        given["batch"] = 64  # as the authors
+    settings = draft.Settings(**{name: value for name, value in given.items() if value is not None})
+    if options.dry_run:
+        print(draft.outline(folder, pipeline, prompts, settings))
+        if folder is None:
+            print(f"{base} is not on this machine; a run fetches it first, about {preset.download:g} GB.")
+        return
+
+    import torch
+
+    from aig import pipelines, rewards
+
+    models.quiet()
+    place = "cuda" if torch.cuda.is_available() else "cpu"
+    reward = rewards.load(options.reward, options.reward_folder, device=place)
+    for event in hub.apart(preset) if folder is None else ():
+        if "done" in event:
+            there = f"{event['done'] / 1e9:.2f} of {event['total'] / 1e9:.2f} GB"
+            print(f"\r{base}: {there}", end="", file=sys.stderr, flush=True)
+        folder = Path(event["folder"]) if "folder" in event else folder
+    pipe = pipelines.load(folder, pipeline, device=place)
+    draft.authors_sampler(pipe)
+    for row in draft.draft(pipe, reward, prompts, settings, out=options.out):
+        shown = ", ".join(f"{name} {row[name]:.4g}" for name in ("reward", "gap", "loss"))
+        print(f"\rupdate {row['step']} of {row['steps']}: {shown}", end="", file=sys.stderr, flush=True)
+    (options.out / "README.md").write_text(draft.card(options.out, base=base, licence=licence, reward=options.reward))
+    print(f"\n{options.out / draft.FILE}", file=sys.stderr)
+
+
+def run_publish(options: argparse.Namespace) -> None:
+    os.environ["HF_HUB_OFFLINE"] = "0"  # before huggingface_hub is imported: this command means to talk to the Hub
+    from aig import models, publish
+
+    root = models.ASSETS.parent
+    plan = publish.plan(root, options.space)
+    print(plan.table())
+    for problem in plan.problems:
+        print(problem, file=sys.stderr)
+    if plan.problems:
+        raise ValueError(f"{len(plan.problems)} problems; nothing was uploaded.")
+    if not options.dry_run:
+        print(publish.upload(plan, root))
 
 
 if __name__ == "__main__":

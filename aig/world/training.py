@@ -7,7 +7,7 @@ import math
 import os
 import shutil
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from pathlib import Path
 
 import torch
@@ -15,6 +15,7 @@ from torch import nn
 from torch.optim.swa_utils import AveragedModel, get_ema_multi_avg_fn
 
 Cycles = tuple[tuple[int, float], ...]  # the step at which each learning rate cycle ends, and its peak
+Terms = dict[str, torch.Tensor]  # "loss" and what else the curve shows
 WORTH_COMPILING = 1_000  # steps
 
 
@@ -45,20 +46,28 @@ def warm_cosine(step: int, cycles: Cycles) -> float:
     return peak * min(1.0, (step - begin + 1) / warmup) * 0.5 * (1 + math.cos(math.pi * (step - begin) / (end - begin)))
 
 
+def warm_hold(step: int, cycles: Cycles) -> float:
+    """The learning rate: a linear warm-up over 10 steps to the peak of the first cycle, and then that peak."""
+    return cycles[0][1] * min(1.0, (step + 1) / 10)
+
+
 def fit(
     model: nn.Module,
-    loss: Callable[[int, torch.Generator], dict[str, torch.Tensor]],
+    loss: Callable[[int, torch.Generator], Terms | Iterable[Terms]],
     *,
     cycles: Cycles,
+    rate: Callable[[int, Cycles], float] = warm_cosine,
     folder: Path,
     seed: int = 0,
     weight_decay: float = 0.01,
+    betas: tuple[float, float] = (0.9, 0.99),
     ema: float = 0.0,
     clip: float = 1.0,
     save_every: float = 60.0,
 ) -> Iterator[dict[str, float]]:
     """Minimise ``loss(step, generator)["loss"]`` with AdamW, yielding the loss terms of every step.
 
+    A loss that is too large for the memory comes in parts, whose terms add up; each is differentiated before the next is made.
     The generator handed to ``loss`` depends on ``(seed, step)`` alone, so a run that was killed and resumed sees the batches
     that an unbroken run sees. Every ``save_every`` seconds the state goes to ``folder/checkpoint.pt`` (atomically) and the
     curve to ``folder/curve.jsonl``. With ``ema`` > 0 the model holds the averaged weights at the end.
@@ -67,7 +76,7 @@ def fit(
     steps = cycles[-1][0]
     checkpoint, curve = folder / "checkpoint.pt", folder / "curve.jsonl"
     trained = [p for p in model.parameters() if p.requires_grad]
-    optimiser = torch.optim.AdamW(trained, weight_decay=weight_decay, betas=(0.9, 0.99), fused=True)
+    optimiser = torch.optim.AdamW(trained, weight_decay=weight_decay, betas=betas, fused=True)
     average = AveragedModel(model, multi_avg_fn=get_ema_multi_avg_fn(ema)) if ema else None
     start, seconds = 0, 0.0
     if checkpoint.exists():
@@ -85,17 +94,19 @@ def fit(
     with curve.open("a") as log:
         for step in range(start, steps):
             for group in optimiser.param_groups:
-                group["lr"] = warm_cosine(step, cycles)
-            terms = loss(step, torch.Generator().manual_seed(seed * 1_000_003 + step))
-            if not torch.isfinite(terms["loss"]):
-                raise FloatingPointError(f"the loss is {terms['loss'].item()} at step {step} of {folder.name}")
+                group["lr"] = rate(step, cycles)
             optimiser.zero_grad(set_to_none=True)
-            terms["loss"].backward()
+            found, terms = loss(step, torch.Generator().manual_seed(seed * 1_000_003 + step)), {}
+            for part in (found,) if isinstance(found, dict) else found:
+                part["loss"].backward()
+                terms = {name: terms.get(name, 0.0) + float(value.detach()) for name, value in part.items()}
+            if not math.isfinite(terms["loss"]):
+                raise FloatingPointError(f"the loss is {terms['loss']} at step {step} of {folder.name}")
             nn.utils.clip_grad_norm_(trained, clip)
             optimiser.step()
             if average:
                 average.update_parameters(model)
-            row = {"step": step + 1, **{name: float(value.detach()) for name, value in terms.items()}}
+            row = {"step": step + 1, **terms}
             log.write(json.dumps(row) + "\n")
             if time.monotonic() - saved > save_every or step + 1 == steps:
                 saved = time.monotonic()

@@ -1,0 +1,404 @@
+"""DRaFT+ on any stock diffusers text-to-image pipeline: tune a LoRA on a differentiable reward, held back by a KL term.
+
+    loss = -r(x0) + kl * mean((eps_tuned - eps_base)^2) on the differentiated steps
+
+(DRaFT-K, Clark et al., arXiv 2309.17400; with the KL term, Jena et al., arXiv 2409.06493.) The stock pipeline samples
+and decodes, as for everyone; only its ``torch.no_grad`` is taken off, and its denoiser is differentiated at the last K
+steps alone:
+
+    for row in draft(pipe, reward, prompts, Settings(updates=1000, kl=0.1), out=folder):
+        print(row["reward"])
+
+Defaults are those of the authors' code (NeMo-Aligner, ``draftp_sd.yaml`` and ``megatron_sd_draftp_model.py``) and
+paper. The KL term compares predictions after guidance, as theirs does. Training needs one process; several GPUs would
+train several LoRAs.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import hashlib
+import inspect
+import json
+import math
+import os
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
+from dataclasses import asdict, dataclass, replace
+from pathlib import Path
+
+import torch
+from diffusers import DiffusionPipeline
+from torch import Tensor, nn
+
+from aig import adapters, families
+from aig.guidance import step_of
+from aig.world.training import fit, seconds_spent, warm_hold
+
+# Attention, of the image and, where a transformer keeps it apart, of the text.
+LAYERS = ("to_q", "to_k", "to_v", "to_out.0", "add_q_proj", "add_k_proj", "add_v_proj", "to_add_out")
+PRECISIONS = ("bf16", "no")
+FILE = "pytorch_lora_weights.safetensors"
+
+
+@dataclass(frozen=True, kw_only=True)
+class Settings:
+    """What a tuning run does."""
+
+    updates: int  # of the LoRA
+    kl: float = 0.0  # the authors tried 0, 0.1, 0.5, 1, 2, 5, 10, 20 and 50
+    seed: int = 0
+    batch: int = 32  # images an update; the authors' 32 for SDXL, 64 for Stable Diffusion 1.x
+    at_once: int = 4  # images in memory; their gradients add up to the batch's
+    truncation: int = 1  # K, the last steps that are differentiated
+    steps: int = 25  # of sampling
+    guidance: float | None = None  # None: the pipeline's own, which are the authors' 7.5 for SD 1.x and 5 for SDXL
+    size: int | None = None  # pixels of a side; None: the pipeline's own
+    rank: int = 32
+    rate: float = 2.5e-4  # of learning, after 10 updates of warm-up
+    clip: float = 10.0  # norm of the gradient
+    precision: str | None = None  # of the computation, one of PRECISIONS; None: bf16 on a GPU
+
+
+def resolved(pipe: DiffusionPipeline, settings: Settings) -> Settings:
+    """The settings with the pipeline's own guidance filled in. ValueError names what is out of range."""
+    if settings.guidance is None:
+        settings = replace(
+            settings, guidance=float(inspect.signature(type(pipe).__call__).parameters["guidance_scale"].default)
+        )
+    if settings.precision is None:
+        settings = replace(settings, precision="bf16" if torch.cuda.is_available() else "no")
+    for name in ("updates", "batch", "at_once", "truncation", "steps", "rank"):
+        if getattr(settings, name) < 1:
+            raise ValueError(f"{name} must be a whole number from 1, not {getattr(settings, name)}.")
+    if settings.truncation > settings.steps:
+        raise ValueError(f"truncation must be at most the {settings.steps} sampling steps, not {settings.truncation}.")
+    for name, least in (("kl", 0.0), ("guidance", 0.0), ("rate", 1e-12), ("clip", 1e-12)):
+        if not least <= getattr(settings, name) < math.inf:
+            raise ValueError(f"{name} must be a number from {least:g}, not {getattr(settings, name)}.")
+    families.latent_shape(pipe, settings.size)  # which checks the size
+    if settings.precision not in PRECISIONS:
+        raise ValueError(f"precision must be one of {', '.join(PRECISIONS)}, not {settings.precision!r}.")
+    return settings
+
+
+def draft(
+    pipe: DiffusionPipeline,
+    reward: Callable[[Tensor, Sequence[str]], Tensor],
+    prompts: Sequence[str],
+    settings: Settings,
+    *,
+    out: Path,
+    save_every: float = 60.0,
+) -> Iterator[dict[str, float]]:
+    """Tune a LoRA of the pipeline's denoiser, yielding step, loss, reward and gap (the KL term before its coefficient).
+
+    reward: images (B, 3, H, W) in [0, 1] and B prompts -> (B,), differentiable in the images.
+    out:    gets ``curve.jsonl``, a checkpoint every ``save_every`` seconds, at the end the LoRA in diffusers' format.
+            A run that was killed goes on from its checkpoint, on a CPU to the same bits.
+
+    The pipeline keeps the LoRA; its base weights do not change. Raises ValueError for settings out of range, a pipeline
+    with a LoRA, a reward without gradients, and a folder with a run of other settings; FloatingPointError when the loss
+    is not finite.
+    """
+    from accelerate import Accelerator
+
+    settings = resolved(pipe, settings)
+    if not prompts or not all(isinstance(prompt, str) for prompt in prompts):
+        raise ValueError("DRaFT needs prompts to tune on, and there are none.")
+    _begin(out, pipe, prompts, settings)
+    accelerator = Accelerator(mixed_precision=settings.precision)
+    if accelerator.num_processes > 1:
+        raise ValueError(f"DRaFT trains in one process, not in {accelerator.num_processes}.")
+    pipe.to(accelerator.device)
+    trained = attach(pipe, settings)
+
+    def loss(update: int, rng: torch.Generator) -> Iterator[dict[str, Tensor]]:
+        picked = [prompts[i] for i in torch.randint(len(prompts), (settings.batch,), generator=rng)]
+        seeds = torch.randint(2**62, (settings.batch,), generator=rng).tolist()
+        for start in range(0, settings.batch, settings.at_once):
+            some, noises = (items[start : start + settings.at_once] for items in (picked, seeds))
+            with torch.random.fork_rng():  # a reward may draw random crops
+                torch.manual_seed(noises[0])
+                with accelerator.autocast():
+                    images, gap = sampled(pipe, some, noises, settings)
+                r = rated(reward, images, some)
+            share = len(some) / settings.batch
+            yield {
+                "loss": (settings.kl * gap - r.mean()) * share,
+                "reward": r.detach().mean() * share,
+                "gap": gap.detach() * share,
+            }
+
+    with _bare(pipe):
+        yield from fit(
+            nn.ParameterList(trained),
+            loss,
+            cycles=((settings.updates, settings.rate),),
+            rate=warm_hold,
+            folder=out,
+            seed=settings.seed,
+            weight_decay=0.0,
+            betas=(0.9, 0.999),
+            clip=settings.clip,
+            save_every=save_every,
+        )
+    save(pipe, out)
+
+
+def attach(pipe: DiffusionPipeline, settings: Settings) -> list[nn.Parameter]:
+    """Give the denoiser a fresh LoRA in float32 and freeze all else; its parameters. Memory is saved by recomputing
+    activations."""
+    from diffusers.training_utils import cast_training_params
+
+    denoiser = adapters.denoiser(pipe)
+    if adapters.lora_layers(denoiser):
+        raise ValueError("The pipeline already has a LoRA: tune from the base, and call unload_lora_weights() first.")
+    for part in pipe.components.values():
+        if isinstance(part, nn.Module):
+            part.requires_grad_(False).eval()
+    with torch.random.fork_rng():
+        torch.manual_seed(settings.seed)
+        trained = _adapt(denoiser, settings.rank)
+    cast_training_params(denoiser, torch.float32)  # updates of 1e-4 are lost in bfloat16
+    for part in (denoiser, pipe.vae):
+        if part._supports_gradient_checkpointing:
+            part.enable_gradient_checkpointing()
+    return trained
+
+
+def sampled(
+    pipe: DiffusionPipeline, prompts: Sequence[str], seeds: Sequence[int], settings: Settings
+) -> tuple[Tensor, Tensor]:
+    """Images (B, 3, H, W) in [0, 1] by the stock pipeline, differentiable through its last K steps, and their mean gap.
+
+    The noise of an image depends on its own seed alone.
+    """
+    call = type(pipe).__call__
+    with torch.enable_grad(), differentiated(pipe, settings, images=len(prompts)) as gaps:
+        images = call.__wrapped__(  # below the pipeline's torch.no_grad
+            pipe,
+            prompt=list(prompts),
+            num_inference_steps=settings.steps,
+            guidance_scale=settings.guidance,
+            generator=[torch.Generator().manual_seed(seed) for seed in seeds],
+            output_type="pt",
+            **families.call_options(pipe, settings.size),
+        ).images
+    return images.float(), torch.stack(gaps).mean()
+
+
+@contextmanager
+def differentiated(pipe: DiffusionPipeline, settings: Settings, *, images: int) -> Iterator[list[Tensor]]:
+    """Within, the denoiser is differentiated at the last K steps alone.
+
+    Yields a list that gets mean((eps_tuned - eps_base)^2) of each of those, both at the same x_t and after guidance.
+    """
+    denoiser, gaps = adapters.denoiser(pipe), []
+    base, tuned = adapters.pair(denoiser)
+    signature, before = inspect.signature(denoiser.forward), vars(denoiser).get("forward")
+
+    def forward(*args, **kwargs):
+        inputs = signature.bind(*args, **kwargs).arguments
+        steps = len(set(pipe.scheduler.timesteps.tolist()))
+        if step_of(pipe, families.scheduler_timestep(pipe, inputs["timestep"]), steps) < steps - settings.truncation:
+            with torch.no_grad():
+                return tuned(*args, **kwargs)
+        output = tuned(*args, **kwargs)
+        with torch.no_grad():
+            reference = base(*args, **kwargs)[0]
+        x = next(iter(inputs.values()))
+        gap = (output[0] - reference)[
+            :, : x.shape[1]
+        ].float()  # PixArt's further channels are a variance, which no sampler reads
+        if len(gap) == 2 * images:
+            without, with_ = gap.chunk(2)
+            gap = without + settings.guidance * (with_ - without)
+        gaps.append(gap.square().mean())
+        return output
+
+    denoiser.forward = forward
+    try:
+        yield gaps
+    finally:
+        del denoiser.forward
+        if before is not None:
+            denoiser.forward = before
+
+
+def rated(reward: Callable[[Tensor, Sequence[str]], Tensor], images: Tensor, prompts: Sequence[str]) -> Tensor:
+    """The rewards (B,). ValueError when they are not B, or do not depend on the images."""
+    r = reward(images, prompts)
+    if r.shape != (len(prompts),):
+        raise ValueError(
+            f"The reward must give {len(prompts)} numbers for {len(prompts)} images, not the shape {tuple(r.shape)}."
+        )
+    if not r.requires_grad:
+        raise ValueError("The reward is not differentiable in the images, so DRaFT cannot use it.")
+    return r.float()
+
+
+def save(pipe: DiffusionPipeline, out: Path) -> Path:
+    """Write the denoiser's LoRA in diffusers' format; the file, which is complete or not there."""
+    from diffusers import StableDiffusion3Pipeline
+    from peft.utils import get_peft_model_state_dict
+
+    denoiser = adapters.denoiser(pipe)
+    part = "unet" if getattr(pipe, "unet", None) is denoiser else "transformer"
+    # PixArt's class cannot save one; the format of all transformers is the same
+    saver = type(pipe) if hasattr(pipe, "save_lora_weights") else StableDiffusion3Pipeline
+    saver.save_lora_weights(
+        out, **{f"{part}_lora_layers": get_peft_model_state_dict(denoiser)}, weight_name=f"unfinished-{FILE}"
+    )
+    os.replace(out / f"unfinished-{FILE}", out / FILE)
+    return out / FILE
+
+
+def card(out: Path, *, base: str, licence: str, reward: str) -> str:
+    """The finished run's README.md: what was tuned on what, how, for how long, and what the curve says.
+
+    base, reward: names for people, where they are on the Hub the repository's id. licence: of the base model, or "".
+    """
+    settings = json.loads((out / "settings.json").read_text())
+    rows = [json.loads(line) for line in (out / "curve.jsonl").read_text().splitlines()]
+    ends = [
+        {key: sum(row[key] for row in some) / len(some) for key in ("reward", "gap")}
+        for some in (rows[:10], rows[-10:])
+    ]
+    kind = (
+        f"load_lora_weights({out.name!r})"
+        if settings["pipeline"] != "PixArtSigmaPipeline"
+        else "(aig.adapters.fused reads it)"
+    )
+    matter = {
+        "base_model": base if base.count("/") == 1 and not base.startswith((".", "/")) else None,
+        "library_name": "diffusers",
+    }
+    return "\n".join(
+        [
+            "---",
+            *(f"{key}: {value}" for key, value in matter.items() if value),
+            "tags: [lora, text-to-image, draft, reward-tuning]",
+            "---",
+            "",
+            f"# {base} tuned on {reward}",
+            "",
+            f"A LoRA for `{settings['pipeline']}`: `pipe.{kind}`. Tuned with DRaFT+ (Clark et al., arXiv 2309.17400; "
+            "Jena et al., arXiv 2409.06493) by `python -m aig draft` "
+            f"on {settings['prompts']} prompts, in {seconds_spent(out) / 3600:.2f} hours.",
+            "",
+            "| setting | value |",
+            "|---|---|",
+            *(f"| {key} | {value} |" for key, value in settings.items() if key not in ("prompts", "digest")),
+            f"| updates | {len(rows)} |",
+            "",
+            "| mean of 10 updates | first | last |",
+            "|---|---|---|",
+            f"| reward | {ends[0]['reward']:.4f} | {ends[1]['reward']:.4f} |",
+            f"| mean squared distance from the base's predictions | {ends[0]['gap']:.3g} | {ends[1]['gap']:.3g} |",
+            "",
+            "A higher reward is not a better model: tuning on a reward costs diversity and can exploit "
+            "the reward's faults.",
+            "",
+            f"Licence: the base model's ({licence or 'see its card'}) applies to images and weights "
+            "made with this LoRA; the reward model and the prompts have licences of their own.",
+            "",
+        ]
+    )
+
+
+def authors_sampler(pipe: DiffusionPipeline) -> None:
+    """Sample Stable Diffusion 1 and 2 with DDIM, as the authors did; their SDXL has Euler, which is its own."""
+    from diffusers import DDIMScheduler
+
+    if type(pipe).__name__ == "StableDiffusionPipeline":
+        pipe.scheduler = DDIMScheduler.from_config(pipe.scheduler.config)
+
+
+def pipeline_of(folder: Path) -> str:
+    """The class of the pipeline in a folder. ValueError when there is none."""
+    try:
+        return str(json.loads((folder / "model_index.json").read_text())["_class_name"])
+    except (OSError, ValueError, KeyError, TypeError) as problem:
+        raise ValueError(
+            f"The folder {folder.name!r} has no pipeline of diffusers (a model_index.json that names its class)."
+        ) from problem
+
+
+def outline(folder: Path | None, pipeline: str, prompts: Sequence[str], settings: Settings) -> str:
+    """Settings and sizes of a run, from the configuration of its denoiser alone; no weights are read."""
+    import diffusers
+    from accelerate import init_empty_weights
+
+    from aig import pipelines
+
+    lines = [f"{pipeline}, {len(prompts)} prompts", *(f"{name:12} {value}" for name, value in asdict(settings).items())]
+    if folder is not None:
+        parts = pipelines.check(folder, pipeline)
+        part = "unet" if "unet" in parts else "transformer"
+        kind = getattr(diffusers, parts[part])
+        with init_empty_weights():
+            denoiser = kind.from_config(kind.load_config(folder / part, local_files_only=True))
+            total = sum(parameter.numel() for parameter in denoiser.parameters())
+            tuned = sum(map(Tensor.numel, _adapt(denoiser, settings.rank)))
+        lines.append(f"{'denoiser':12} {total / 1e6:,.1f} million parameters")
+        lines.append(
+            f"{'LoRA':12} {tuned / 1e6:,.2f} million parameters, {tuned * 4 / 1e6:,.1f} MB, "
+            f"with AdamW's state {tuned * 12 / 1e6:,.1f} MB"
+        )
+    rows = settings.batch * (settings.steps + 2 * settings.truncation)
+    lines.append(
+        f"{'an update':12} {rows:,} evaluations, each of two rows with guidance; {settings.updates * rows:,} in all"
+    )
+    return "\n".join(lines)
+
+
+def _adapt(denoiser: nn.Module, rank: int) -> list[nn.Parameter]:
+    """Add a fresh LoRA of the attention layers and freeze all else; its parameters."""
+    from peft import LoraConfig, inject_adapter_in_model
+
+    denoiser.requires_grad_(False)
+    config = LoraConfig(r=rank, lora_alpha=rank, init_lora_weights="gaussian", target_modules=list(LAYERS))
+    if hasattr(denoiser, "add_adapter"):
+        denoiser.add_adapter(config)
+    else:  # PixArt's transformer, in diffusers' words, has no adapters
+        inject_adapter_in_model(config, denoiser)
+    return [parameter for parameter in denoiser.parameters() if parameter.requires_grad]
+
+
+def _begin(out: Path, pipe: DiffusionPipeline, prompts: Sequence[str], settings: Settings) -> None:
+    """Note the settings in the run's folder, or check that they are those of the run that is there; updates may be
+    added."""
+    digest = hashlib.sha256("\n".join(prompts).encode()).hexdigest()
+    noted = {
+        "pipeline": type(pipe).__name__,
+        "scheduler": type(pipe.scheduler).__name__,
+        **asdict(settings),
+        "prompts": len(prompts),
+    }
+    del noted["updates"]
+    noted["digest"] = digest
+    file = out / "settings.json"
+    if file.is_file():
+        there = json.loads(file.read_text())
+        for key in noted:
+            if there.get(key) != noted[key]:
+                raise ValueError(
+                    f"{str(out)!r} holds a run with {key} {there.get(key)!r}, not {noted[key]!r}; "
+                    "choose another folder."
+                )
+        return
+    out.mkdir(parents=True, exist_ok=True)
+    file.with_suffix(".tmp").write_text(json.dumps(noted, indent=1) + "\n")
+    os.replace(file.with_suffix(".tmp"), file)
+
+
+@contextmanager
+def _bare(pipe: DiffusionPipeline) -> Iterator[None]:
+    """Without safety checker and watermark, which work on arrays and would stop the gradient, while training."""
+    with contextlib.ExitStack() as back:
+        for name in ("safety_checker", "watermark"):
+            if getattr(pipe, name, None) is not None:
+                back.callback(setattr, pipe, name, getattr(pipe, name))
+                setattr(pipe, name, None)
+        yield
