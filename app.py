@@ -17,7 +17,7 @@ os.environ.setdefault("GRADIO_TEMP_DIR", tempfile.mkdtemp(prefix="aig-"))  # the
 
 import gradio as gr  # noqa: E402
 
-from aig import models, replay  # noqa: E402
+from aig import models, published, replay, zerogpu  # noqa: E402
 from aig.engine import Engine, Update  # noqa: E402
 from aig.ui import compare, theme  # noqa: E402
 
@@ -36,10 +36,12 @@ LAUNCH = {
 }
 
 
-def build(engine: Engine, recording: Sequence[Update] = (), offered: Sequence[models.Facts] = ()) -> gr.Blocks:
+def build(
+    engine: Engine, recording: Sequence[Update] = (), offered: Sequence[models.Facts] = (), *, allow_own: bool = False
+) -> gr.Blocks:
     """The whole app around a running engine, not launched yet; its page opens on the recorded run, if there is one.
 
-    offered: the models that can be chosen beside the engine's first.
+    offered: the models that can be chosen beside the engine's first. allow_own: whether visitors may name models of their own.
     """
     with gr.Blocks(
         title="AIG Explorer",
@@ -48,7 +50,7 @@ def build(engine: Engine, recording: Sequence[Update] = (), offered: Sequence[mo
         analytics_enabled=False,  # nobody is counted
     ) as app:
         gr.HTML(theme.masthead(), js_on_load=theme.masthead_script(), apply_default_css=False)
-        app.unload(compare.build(engine, app, recording, offered))
+        app.unload(compare.build(engine, app, recording, offered, allow_own=allow_own))
     # A bounded queue, and no way around it: api_open would let REST calls skip it.
     return app.queue(max_size=64, api_open=False, default_concurrency_limit=8)
 
@@ -68,12 +70,26 @@ def main() -> None:
     parser.add_argument("--host", default="0.0.0.0" if on_space else "127.0.0.1")
     parser.add_argument("--port", type=int, default=7860)
     parser.add_argument("--mcp", action="store_true", help="offer the named endpoints as MCP tools too")
+    parser.add_argument(
+        "--presets",
+        default=os.environ.get("AIG_PRESETS"),
+        help="published models to offer, such as sd15,sdxl, or all, or none; by default those that fit into the GPU's memory",
+    )
+    parser.add_argument(
+        "--own",
+        action="store_true",
+        default=os.environ.get("AIG_OWN") == "1",
+        help="let visitors name models of their own: downloads take this machine's disk",
+    )
     arguments = parser.parse_args()
     if arguments.mcp and importlib.util.find_spec("mcp") is None:
         parser.exit(2, "aig: --mcp needs the package mcp, which is not installed: pip install 'gradio[mcp]'\n")
     try:
-        app = build(Engine(models.load), recorded())
-    except ValueError as problem:  # an asset is missing or broken
+        names = published.chosen(arguments.presets)
+        find = published.finder(names, own=arguments.own)
+        engine = Engine(zerogpu.early(models.load), find)
+        app = build(engine, recorded(), [find(name).facts for name in names], allow_own=arguments.own)
+    except ValueError as problem:  # an asset is missing or broken, or there is no such preset
         parser.exit(2, f"aig: {problem}\n")
     app.launch(
         server_name=arguments.host,

@@ -10,21 +10,20 @@ from __future__ import annotations
 import gc
 import threading
 from collections import deque
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
 from concurrent.futures import Future
-from dataclasses import dataclass, replace
-from functools import cache, partial
+from contextvars import copy_context
+from dataclasses import replace
 
-import numpy as np
 import torch
 
-from aig.columns import Recipe
-from aig.controlled import best_of
+from aig import zerogpu
+from aig.comparison import Update, compare
 from aig.models import Facts, Model, Offer
-from aig.request import MAX_NAME, Request, checked, cost, recipes
-from aig.sampling import Column, Frame, Stopped, sample
-from aig.scores import Scores, score
+from aig.request import MAX_NAME, Request, checked
+from aig.sampling import Stopped
 
+GPU_SECONDS = 120  # that a run may take of a visitor's quota on ZeroGPU, loading included
 MAX_WAITING = 16  # requests in the queue: a minute or two of patience on two cores
 
 
@@ -36,25 +35,6 @@ class RunFailed(RuntimeError):
     """A run failed on the machine, not by its request; the next one is not affected."""
 
 
-@dataclass(frozen=True, kw_only=True)
-class Update:
-    """One moment of a run."""
-
-    state: str  # waiting, loading, running or done
-    request: Request
-    shares: tuple[float, ...]  # of the tuned model in the AIG column, at each step
-    judges: tuple[str, ...] = ()  # the rewards that its scores have
-    note: str = ""  # what is being loaded
-    place: int = 0  # in the queue, 1 = next
-    step: int = 0  # of all passes: each CoDe column is sampled in one of its own, after the others
-    steps: int = 0
-    images: np.ndarray | None = None  # (columns so far, N, H, W, 3) uint8
-    scores: Scores | None = None  # of the columns so far
-    rows: int = 0  # model rows so far
-    seconds: float = 0.0
-    left: float | None = None  # seconds, estimated
-
-
 class Stream:
     """The updates of one run. Its outbox holds the latest update only, so a slow reader never holds the model.
 
@@ -63,6 +43,7 @@ class Stream:
 
     def __init__(self, beginning: Update, forget: Callable[[Stream], None]) -> None:
         self.beginning = beginning
+        self.context = copy_context()  # of the visitor's request, whose GPU quota a run takes on ZeroGPU
         self._forget = forget
         self._changed = threading.Condition()
         self._latest: Update | Exception | None = None
@@ -92,9 +73,16 @@ class Stream:
     def closed(self) -> bool:
         return self._closed
 
-    def _put(self, item: Update | Exception, *, last: bool) -> None:
+    def put(self, update: Update) -> None:
+        """Show this update next, instead of one that nobody has read yet."""
         with self._changed:
-            self._latest, self._ended = item, last
+            self._latest = update
+            self._changed.notify_all()
+
+    def end(self, last: Update | Exception) -> None:
+        """The last update, or what the reader's iteration raises."""
+        with self._changed:
+            self._latest, self._ended = last, True
             self._changed.notify_all()
 
 
@@ -125,6 +113,8 @@ class Engine:
         self._changed = threading.Condition()
         self._closed = False
         self._seconds = 10.0  # of the last run, for estimates
+        self._model: Model | None = None  # the worker's alone
+        self._job = zerogpu.on_gpu(self._compare, seconds=lambda beginning: GPU_SECONDS)
         self._thread = threading.Thread(target=self._work, name="model", daemon=True)
         self._thread.start()
 
@@ -174,15 +164,15 @@ class Engine:
 
     def _tell_places(self) -> None:
         for i, stream in enumerate(self._waiting, start=1):
-            stream._put(replace(stream.beginning, place=i), last=False)
+            stream.put(replace(stream.beginning, place=i))
 
     def _work(self) -> None:
         try:
-            model = self._first()
+            self._model = self._first()
         except Exception as failure:  # handed to everyone who asks for the model
             self._ready.set_exception(failure)
             return
-        self._ready.set_result(model.facts)
+        self._ready.set_result(self._model.facts)
         while True:
             with self._changed:
                 self._changed.wait_for(lambda: self._waiting or self._closed)
@@ -191,127 +181,48 @@ class Engine:
                 stream = self._waiting.popleft()
                 self._tell_places()
             try:
-                if model is None or model.facts.name != self.facts(stream.beginning.request.model).name:
-                    if model is not None:  # freed before the next one is loaded: no machine has to hold both
-                        model.release()
-                    model = None
-                    model = self._load(stream)
-                self._prepare(model, stream)
-                last = self._run(model, stream)
+                last = stream.context.run(self._job, stream.beginning, stream.put, lambda: stream.closed or self._closed)  # noqa: B023
                 self._seconds = last.seconds
-                stream._put(last, last=True)
+                stream.end(last)
             except Stopped:
-                stream._put(RunFailed("The run was stopped."), last=True)
+                stream.end(RunFailed("The run was stopped."))
             except torch.OutOfMemoryError:
                 torch.cuda.empty_cache()
-                stream._put(RunFailed("The machine ran out of memory; try fewer images."), last=True)
+                stream.end(RunFailed("The machine ran out of memory; try fewer images."))
             except FloatingPointError as failure:
-                stream._put(RunFailed(f"The run failed: {failure}."), last=True)
-            except RunFailed as failure:  # its model could not be loaded
-                stream._put(failure, last=True)
+                stream.end(RunFailed(f"The run failed: {failure}."))
+            except (RunFailed, zerogpu.NoGpu) as failure:
+                stream.end(RunFailed(str(failure)))
             except Exception as failure:  # the worker must survive; the requester is told, and so is the log
                 threading.excepthook(threading.ExceptHookArgs((type(failure), failure, failure.__traceback__, self._thread)))
-                stream._put(RunFailed("The run failed by a fault of the app; the log has the details."), last=True)
+                stream.end(RunFailed("The run failed by a fault of the app; the log has the details."))
             del stream
 
-    def _tell(self, stream: Stream, note: str = "") -> None:
-        if stream.closed or self._closed:
-            raise Stopped
-        stream._put(replace(stream.beginning, state="loading", note=note), last=False)
+    def _compare(self, beginning: Update, put: Callable[[Update], None], stopped: Callable[[], bool]) -> Update:
+        """A whole run on the worker's thread, or on ZeroGPU in the process that has the GPU."""
 
-    def _load(self, stream: Stream) -> Model:
-        gc.collect()  # pipelines hold themselves in cycles
-        if torch.cuda.is_available():
-            torch.cuda.empty_cache()
-        name = stream.beginning.request.model
-        self._tell(stream)
+        def tell(note: str) -> None:
+            if stopped():
+                raise Stopped
+            put(replace(beginning, state="loading", note=note))
+
         try:
-            return self._first() if name in ("", self._ready.result().name) else self._find(name).load(partial(self._tell, stream))
+            model = self._loaded(beginning.request.model, tell)
+            model.prepare(beginning.request.tuning, tell)
         except (ValueError, OSError) as problem:
             raise RunFailed(f"The model could not be loaded: {problem}") from problem
+        return compare(model, beginning, put, stopped, preview_share=self._preview_share)
 
-    def _prepare(self, model: Model, stream: Stream) -> None:
-        try:
-            model.prepare(stream.beginning.request.tuning, partial(self._tell, stream))
-        except (ValueError, OSError) as problem:
-            raise RunFailed(f"The tuned model could not be loaded: {problem}") from problem
-
-    def _run(self, model: Model, stream: Stream) -> Update:
-        request, plan = stream.beginning.request, recipes(stream.beginning.request)
-        together, alone = [r for r in plan if r.candidates == 1], [r for r in plan if r.candidates > 1]
-        total, steps, done = cost(request, model.facts), request.steps * (1 + len(alone)), None
-        begun = replace(stream.beginning, state="running", steps=steps)
-        stream._put(begun, last=False)
-
-        def update(frame: Frame) -> Update:
-            titles = [recipe.title for recipe in plan[: len(frame.images)]]
-            return replace(
-                begun,
-                state="done" if frame.step == steps else "running",
-                step=frame.step,
-                images=(frame.images * 255).round().byte().permute(0, 1, 3, 4, 2).contiguous().numpy(),
-                scores=judge(model, titles, frame, request),
-                rows=frame.rows,
-                seconds=frame.seconds,
-                left=frame.seconds / frame.rows * (total - frame.rows),
-            )
-
-        def show(frame: Frame) -> None:
-            stream._put(update(frame.beside(done) if done else frame), last=False)
-
-        asked = {
-            "prompt": request.prompt,
-            "seeds": list(request.seeds),
-            "steps": request.steps,
-            "guidance": request.guidance,
-            "tuned": model.twin(request.tuning, request.kl, request.lora_scale),
-            "on_frame": show,
-            "stop": lambda: stream.closed or self._closed,
-            "preview_share": self._preview_share,
-            "size": model.size,
-            "budget": model.budget,
-        }
-        done = sample(model.pipe, _columns(model, request.tuning, together), **asked)
-        for recipe in alone:
-            stream._put(update(done), last=False)
-            done = best_of(model.pipe, candidates=recipe.candidates, reward=model.rewards[model.facts.proxy(request.tuning)], **asked).beside(done)
-        return replace(update(done), left=0.0)
-
-
-def _columns(model: Model, tuning: str, together: list[Recipe]) -> list[Column]:
-    """Recipes with their tuned models: one for all steps, or one whose LoRA scale moves."""
-
-    moving = cache(partial(model.moving, tuning))  # one further copy of the weights for each KL coefficient
-    columns = []
-    for recipe in together:
-        scales = [a for a, g in zip(recipe.scales, recipe.shares) if g]
-        if not scales:
-            tuned = None  # the base model alone
-        elif recipe.steady:
-            tuned = [model.twin(tuning, recipe.kl, scales[0])] * len(recipe.shares)
-        else:
-            tuned = [moving(recipe.kl)(scale) for scale in recipe.scales]
-        columns.append(
-            Column(name=recipe.title, weights=recipe.shares, tuned=tuned, guided=recipe.guided, noise=recipe.noise)
-        )
-    return columns
-
-
-@torch.no_grad()
-def judge(model: Model, names: Sequence[str], frame: Frame, request: Request) -> Scores:
-    """The reward that tuning saw, the held-out one, diversity and open attributes of a frame's columns."""
-    if not torch.isfinite(frame.images).all():
-        raise FloatingPointError(f"the images of step {frame.step} are not finite")
-    columns, n = frame.images.shape[:2]
-    flat = frame.images.flatten(0, 1)
-    features, classes = model.measure(flat)
-    prompts, facts = [request.prompt] * len(flat), model.facts
-    rewards = {name: model.rewards[name](flat, prompts).float().cpu() for name in facts.judges(request.tuning)}
-    return score(
-        names,
-        features.float().unflatten(0, (columns, n)),
-        {name: values.unflatten(0, (columns, n)) for name, values in rewards.items()},
-        {name: classes[name].unflatten(0, (columns, n)) for name in facts.open_attributes(request.prompt)},
-        facts.values,
-        proxy=facts.proxy(request.tuning),
-    )
+    def _loaded(self, name: str, tell: Callable[[str], None]) -> Model:
+        """The model of this name. Another one is freed before it is loaded: no machine has to hold both."""
+        first = name in ("", self._ready.result().name)
+        offer = None if first else self._find(name)
+        wanted = self._ready.result().name if first else offer.facts.name
+        if self._model is None or self._model.facts.name != wanted:
+            tell("")
+            if self._model is not None:
+                self._model.release()
+            self._model = None
+            gc.collect()  # pipelines hold themselves in cycles
+            self._model = self._first() if first else offer.load(tell)
+        return self._model

@@ -46,7 +46,19 @@ def fitting(free: int | None = None) -> tuple[str, ...]:
     return tuple(name for name in presets.names() if presets.load(name).memory * 1e9 < free)
 
 
-def own_name(form: Sequence[str]) -> str:
+def chosen(names: str | None) -> tuple[str, ...]:
+    """The presets that an operator names, with commas between them, or "all" or "none"; None for those that fit into the GPU."""
+    if names is None:
+        return fitting()
+    if names in ("all", "none"):
+        return presets.names() if names == "all" else ()
+    found = tuple(name.strip() for name in names.split(","))
+    if unknown := [name for name in found if name not in presets.names()]:
+        raise ValueError(f"Unknown preset {unknown[0]!r}; choose among: all, none, {', '.join(presets.names())}.")
+    return found
+
+
+def own_name(form: Sequence[object]) -> str:
     """The name of a model of one's own, by the values of FORM. ValueError says which of them is wrong and why."""
     name = OWN + ",".join(str(value).strip() for value in form)
     described(name)

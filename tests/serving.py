@@ -111,13 +111,18 @@ def slowed(pipe: StableDiffusionPipeline, seconds: float) -> list[float]:
 
 
 @contextmanager
-def served(load: Callable[[], Model], recording: Sequence[Update] = (), offers: Sequence[Offer] = ()) -> Iterator[str]:
-    """The address of the launched app, which opens on the recording and has further models on offer."""
+def served(
+    load: Callable[[], Model], recording: Sequence[Update] = (), offers: Sequence[Offer] = (), find: Callable[[str], Offer] | None = None
+) -> Iterator[str]:
+    """The address of the launched app, which opens on the recording and has further models on offer.
+
+    find: what the engine asks for models, if visitors may name their own.
+    """
     import app  # here, because the engine's tests need no gradio
     from aig.ui import theme
 
-    engine = Engine(load, finder(offers))
-    blocks = app.build(engine, recording, [offer.facts for offer in offers])
+    engine = Engine(load, find or finder(offers))
+    blocks = app.build(engine, recording, [offer.facts for offer in offers], allow_own=find is not None)
     try:
         _, url, _ = blocks.launch(
             server_name="127.0.0.1",

@@ -9,12 +9,12 @@ from pathlib import Path
 
 import gradio as gr
 
-from aig import replay
+from aig import published, replay
 from aig.columns import MAX_EXTRA
 from aig.engine import MAX_WAITING, Engine, Update
 from aig.models import Facts
 from aig.request import MAX_IMAGES, MAX_LORA_SCALE, Request
-from aig.ui import added, api, controls, curve, render, views
+from aig.ui import added, api, controls, curve, own, render, views
 from aig.ui.controls import request_of
 from aig.ui.runs import Runs
 
@@ -50,11 +50,12 @@ def example(index: object) -> str | dict:
 
 
 def build(
-    engine: Engine, app: gr.Blocks, recording: Sequence[Update] = (), offered: Sequence[Facts] = ()
+    engine: Engine, app: gr.Blocks, recording: Sequence[Update] = (), offered: Sequence[Facts] = (), *, allow_own: bool = False
 ) -> Callable[[gr.Request], None]:
     """Lay out the page inside the current ``gr.Blocks`` and connect it to the engine; it opens on the recording.
 
-    offered: the models that can be chosen beside the engine's first. Returns what to do when a browser tab closes: end its runs.
+    offered: the models that can be chosen beside the engine's first. allow_own: whether visitors may name models of their own.
+    Returns what to do when a browser tab closes: end its runs.
     """
     facts, runs = engine.facts(), Runs(engine, recording)
     default = replay.opening(facts.tunings)
@@ -85,6 +86,7 @@ def build(
             model = gr.Dropdown(
                 titles, value=default.model, label="Model", info=facts.about, visible=len(titles) > 1, elem_id="model"
             )
+            fields, use = own.form(visible=allow_own)
             with gr.Column(elem_id="annealing"):
                 schedule = curve.editor(facts, default)
                 closed = gr.Checkbox(default.closed, label="End at 1", elem_id="closed", container=False)
@@ -130,8 +132,8 @@ def build(
     relay.submit(runs.dropped, relay, [relay, *settings], **QUICK)
     stage.submit(runs.picture, reached, relay, **QUICK | {"preprocess": True})
 
-    def retuned(name: object, tuning: object) -> dict:
-        return gr.update(**controls.strengths(offer(name), tuning))
+    def retuned(name: object, tuning: object) -> tuple[dict, dict]:
+        return gr.update(**controls.strengths(offer(name), tuning)), gr.update(info=offer(name).notes.get(tuning))
 
     def switched(name: object) -> list[dict]:
         chosen = controls.settings(offer(name), controls.settled(offer(name), name))
@@ -145,7 +147,16 @@ def build(
         except ValueError as problem:
             raise gr.Error(render.escape(problem), print_exception=False) from problem
 
-    tuning.input(retuned, [model, tuning], kl, **QUICK)
+    def named(*form: object) -> list[dict]:
+        try:
+            name = published.own_name(form)
+        except ValueError as problem:
+            raise gr.Error(render.escape(problem), print_exception=False) from problem
+        *others, _ = switched(name)
+        return [*others, gr.update(choices=[*titles, (offer(name).title, name)], value=name, info=offer(name).about, visible=True)]
+
+    use.click(named, fields, settings, **QUICK)
+    tuning.input(retuned, [model, tuning], [kl, tuning], **QUICK)
     model.input(switched, model, settings, **QUICK)
 
     def described(*values: object) -> tuple[dict, str]:
