@@ -17,8 +17,9 @@ os.environ.setdefault("GRADIO_TEMP_DIR", tempfile.mkdtemp(prefix="aig-"))  # the
 
 import gradio as gr  # noqa: E402
 
-from aig import models, published, replay, zerogpu  # noqa: E402
+from aig import models, replay, zerogpu  # noqa: E402
 from aig.engine import Engine, Update  # noqa: E402
+from aig.published import offers  # noqa: E402
 from aig.ui import compare, theme  # noqa: E402
 
 DAY = 86_400  # seconds
@@ -85,8 +86,8 @@ def main() -> None:
     if arguments.mcp and importlib.util.find_spec("mcp") is None:
         parser.exit(2, "aig: --mcp needs the package mcp, which is not installed: pip install 'gradio[mcp]'\n")
     try:
-        names = published.chosen(arguments.presets)
-        find = published.finder(names, own=arguments.own)
+        names = offers.chosen(arguments.presets)
+        find = offers.finder(names, own=arguments.own)
         engine = Engine(zerogpu.early(models.load), find)
         app = build(engine, recorded(), [find(name).facts for name in names], allow_own=arguments.own)
     except ValueError as problem:  # an asset is missing or broken, or there is no such preset

@@ -144,7 +144,7 @@ def run_columns(options: argparse.Namespace) -> None:
 
 
 def run_fetch(options: argparse.Namespace) -> None:
-    from aig import hub, presets
+    from aig.published import hub, presets
 
     preset = presets.load(options.preset)
     names = [tuned.name for tuned in preset.tuned]
@@ -172,7 +172,8 @@ def run_replay(options: argparse.Namespace) -> None:
 
 def run_draft(options: argparse.Namespace) -> None:
     os.environ["HF_HUB_OFFLINE"] = "0"  # before huggingface_hub is imported: model and reward are fetched where need be
-    from aig import draft, hub, models, presets
+    from aig import models
+    from aig.published import draft, hub, presets
 
     given = {f.name: getattr(options, f.name, None) for f in dataclasses.fields(draft.Settings)}
     prompts = [line.strip() for line in options.prompts.read_text().splitlines() if line.strip()]
@@ -193,7 +194,8 @@ def run_draft(options: argparse.Namespace) -> None:
 
     import torch
 
-    from aig import pipelines, rewards
+    from aig import rewards
+    from aig.published import pipelines
 
     models.quiet()
     place = "cuda" if torch.cuda.is_available() else "cpu"

@@ -2,7 +2,7 @@
 
 ``fused`` makes that second denoiser out of a LoRA: W + scale * alpha/rank * B @ A, faster than peft layers and safe to
 share between threads, at the price of a copy of the weights that it changes. ``switched`` keeps the LoRA beside the one
-set of weights. LoRA files are in the format of diffusers' ``save_lora_weights``; ``aig.loras`` reads the others.
+set of weights. LoRA files are in the format of diffusers' ``save_lora_weights``; ``aig.published.loras`` reads the others.
 """
 
 from __future__ import annotations
@@ -244,7 +244,7 @@ def _read(path: str | Path) -> tuple[dict[str, Tensor], dict]:
         raise ValueError(f"{Path(path).name!r} is not a .safetensors file, the only format that is read")
     try:
         with safe_open(path, framework="pt") as file:
-            tensors = {key: file.get_tensor(key) for key in file.keys()}
+            tensors = {key: file.get_tensor(key) for key in file.keys()}  # noqa: SIM118  no dict
             settings = json.loads((file.metadata() or {}).get("lora_adapter_metadata", "{}"))
     except (OSError, SafetensorError, ValueError, RecursionError) as error:
         raise ValueError(f"{Path(path).name!r} cannot be read as safetensors: {error}") from error

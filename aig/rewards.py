@@ -1,6 +1,6 @@
 """Rewards are plain callables ``(images (B, 3, H, W) in [0, 1], prompts) -> (B,)``, differentiable in the images.
 
-Here are those of the embedded world; the published ones, for real pictures, are in ``aig.scorers``. ``load`` has both.
+Here are those of the embedded world; the published ones, for real pictures, are in ``aig.published.scorers``. ``load`` has both.
 """
 
 from __future__ import annotations
@@ -25,12 +25,13 @@ def load(
     device: str = "cpu",
     dtype: torch.dtype = torch.float32,
 ) -> Reward:
-    """A frozen reward by name: published, see ``aig.scorers.load``, or the embedded world's, always float32.
+    """A frozen reward by name: published, see ``aig.published.scorers.load``, or the embedded world's, always float32.
 
     ``source`` is where its files are: by default the Hub's cache, or the embedded world's asset folder. ValueError
     names the choices.
     """
-    from aig import models, scorers  # when called: they build on this module
+    from aig import models  # when called: they build on this module
+    from aig.published import scorers  # when called: they build on this module
 
     if name in scorers.NAMES:
         return scorers.load(name, source, device=device, dtype=dtype)

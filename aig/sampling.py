@@ -18,7 +18,7 @@ from torch import Tensor, nn
 
 from aig import cads, families
 from aig.budget import UNLIMITED, Budget
-from aig.guidance import Ledger, annealed, step_of
+from aig.guidance import annealed, step_of
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -18,7 +18,6 @@ from aig.features import Ruler
 from aig.models import Facts, Model, Offer
 from aig.world.portraits import ATTRIBUTES
 
-
 TINY = Facts(
     name="tiny",
     title="Tiny",

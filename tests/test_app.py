@@ -80,7 +80,11 @@ def test_the_defaults_are_those_of_the_engine(app):
 def test_the_listings_say_what_may_be_asked(app):
     _, client, _ = app
     models, rewards = client.predict(api_name="/models"), client.predict(api_name="/rewards")
-    assert models["tiny"]["tunings"] == {"preference": [0, 0.5, 2], "vivid": [0]} and models["tiny"]["size"] == 16 and len(models["tiny"]["attributes"]) == 10
+    assert (
+        models["tiny"]["tunings"] == {"preference": [0, 0.5, 2], "vivid": [0]}
+        and models["tiny"]["size"] == 16
+        and len(models["tiny"]["attributes"]) == 10
+    )
     assert models["tiny"]["rewards"] == list(rewards) == ["preference", "vivid", "held-out"]
     kinds = client.predict(steps=4, images=2, guidance=3.0, api_name="/columns")
     assert list(kinds) == list(columns.KINDS)

@@ -114,14 +114,21 @@ def test_the_announced_rows_are_the_rows(run, guidance, closed):
     rng = random.Random(f"{guidance} {closed}")
     texts = [*EXAMPLES, "lora:1", "constant:0", "scheduled:step_0.6", "scheduled:constant_0.5", "aig:power_2", "cads:0", "lora:0"]
     for _ in range(14):
-        changes = {"columns": tuple(rng.sample(texts, 3)), "guidance": guidance, "closed": closed, "schedule": rng.choice(["power_2", "step_0.6"])}
+        changes = {
+            "columns": tuple(rng.sample(texts, 3)),
+            "guidance": guidance,
+            "closed": closed,
+            "schedule": rng.choice(["power_2", "step_0.6"]),
+        }
         assert run(**changes).rows == cost(dataclasses.replace(RUN, **changes), TINY), changes
 
 
 def test_prices_by_hand():
     """A model takes two rows a step; power_2 is the base at its first step and mixes from the second on."""
     alone = dataclasses.replace(RUN, images=1)
-    price = {text: cost(dataclasses.replace(alone, columns=(text,)), TINY) - cost(alone, TINY) for text in (*EXAMPLES, "lora:1", "constant:0")}
+    price = {
+        text: cost(dataclasses.replace(alone, columns=(text,)), TINY) - cost(alone, TINY) for text in (*EXAMPLES, "lora:1", "constant:0")
+    }
     assert cost(alone, TINY) == 2 * (2 + 3 + 4 * 4)  # at the second step AIG still stands where base does
     assert price["lora:1"] == price["constant:0"] == 0
     assert price["lora:0.5"] == price["kl:0.5"] == 2 * 6

@@ -96,7 +96,13 @@ def test_the_same_seed_is_the_same_picture_in_grids_of_1_4_and_16(portraits):
 
     def first(n: int):
         frame = sample(
-            portraits.pipe, column, prompt="a robot", seeds=range(5, 5 + n), steps=4, guidance=3.0, tuned=portraits.twin("preference", 0.0, 1.0)
+            portraits.pipe,
+            column,
+            prompt="a robot",
+            seeds=range(5, 5 + n),
+            steps=4,
+            guidance=3.0,
+            tuned=portraits.twin("preference", 0.0, 1.0),
         )
         return frame.images[0, 0]
 

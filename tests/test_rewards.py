@@ -11,9 +11,9 @@ from PIL import Image
 from scipy.fft import dctn
 from scipy.stats import spearmanr
 
-from aig import scorers
+from aig.published import scorers
 from aig.rewards import CEILING, Compressible, Vivid, load
-from tests import published
+from tests import checkpoints
 
 
 @pytest.fixture
@@ -64,6 +64,6 @@ def test_ascent_on_pixels_raises_a_reward_up_to_its_ceiling(kind, images):
 
 def test_every_reward_loads_by_name(images, tmp_path):
     assert load("preference")(images, [""] * 12).shape == (12,)
-    assert load("clip", published.build("clip", tmp_path))(images, ["a"] * 12).shape == (12,)
+    assert load("clip", checkpoints.build("clip", tmp_path))(images, ["a"] * 12).shape == (12,)
     with pytest.raises(ValueError, match="'beauty'; choose one of: held-out, preference, " + ", ".join(scorers.NAMES)):
         load("beauty")

@@ -11,8 +11,8 @@ import torch
 from aig import export, links
 from aig.columns import NAMES
 from aig.engine import Update
-from aig.request import Request
 from aig.intervals import Interval
+from aig.request import Request
 from aig.scores import score
 from aig.ui import render, views
 

@@ -46,9 +46,7 @@ def listings(engine: Engine, offered: Sequence[Facts]) -> dict[str, Callable[...
         names = dict.fromkeys(name for facts in models for name in facts.rewards)
         return {name: "models were tuned on it" if name in tuned else "held out: no model was tuned on it" for name in names}
 
-    def columns_api(
-        steps: int = Request.steps, images: int = Request.images, guidance: float = Request.guidance, model: str = ""
-    ) -> dict:
+    def columns_api(steps: int = Request.steps, images: int = Request.images, guidance: float = Request.guidance, model: str = "") -> dict:
         """The kinds of columns that can be added beside base, reward-tuned and AIG.
 
         Answers, for every kind, with the form of its text (a capital letter stands for what is to be chosen), the range, the
@@ -73,7 +71,10 @@ def listings(engine: Engine, offered: Sequence[Facts]) -> dict[str, Callable[...
                 "rule": kind.rule,
                 "source": kind.source,
                 "cost": f"model rows an image at T steps with guidance: {kind.cost}",
-                "examples": {text: cost(replace(run, columns=(text,)), facts) - cost(run, facts) for text in columns.examples(name, facts.tunings[run.tuning])},
+                "examples": {
+                    text: cost(replace(run, columns=(text,)), facts) - cost(run, facts)
+                    for text in columns.examples(name, facts.tunings[run.tuning])
+                },
             }
             for name, kind in columns.KINDS.items()
         }

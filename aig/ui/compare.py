@@ -9,11 +9,12 @@ from pathlib import Path
 
 import gradio as gr
 
-from aig import published, replay
+from aig import replay
 from aig.columns import MAX_EXTRA
 from aig.engine import MAX_WAITING, Engine, Update
 from aig.models import Facts
-from aig.request import MAX_IMAGES, MAX_LORA_SCALE, Request
+from aig.published import offers
+from aig.request import MAX_IMAGES, MAX_LORA_SCALE
 from aig.ui import added, api, controls, curve, own, render, views
 from aig.ui.controls import request_of
 from aig.ui.runs import Runs
@@ -149,7 +150,7 @@ def build(
 
     def named(*form: object) -> list[dict]:
         try:
-            name = published.own_name(form)
+            name = offers.own_name(form)
         except ValueError as problem:
             raise gr.Error(render.escape(problem), print_exception=False) from problem
         *others, _ = switched(name)

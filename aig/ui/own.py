@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import gradio as gr
 
-from aig import presets, published
+from aig.published import offers, presets
 
 LABELS = {
     "pipeline": "Pipeline",
@@ -22,10 +22,10 @@ CHOICES = {"pipeline": presets.PIPELINES, "kind": presets.KINDS}
 
 
 def form(*, visible: bool) -> tuple[list[gr.components.Component], gr.Button]:
-    """The fields, in the order of ``published.FORM``, and the button that uses them."""
+    """The fields, in the order of ``offers.FORM``, and the button that uses them."""
     fields = []
     with gr.Accordion("A model of your own", open=False, visible=visible, elem_id="own"):
-        for name in published.FORM:
+        for name in offers.FORM:
             if name in CHOICES:
                 fields.append(gr.Dropdown(list(CHOICES[name]), value=CHOICES[name][0], label=LABELS[name]))
             else:

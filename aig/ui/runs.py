@@ -99,7 +99,11 @@ class Runs:
         try:
             request = self._decoded(text)
         except ValueError as problem:
-            return gr.skip(), {"frames": self._frames, "bad": f"This link cannot be used, so the page shows its defaults. {problem}"}, *nothing
+            return (
+                gr.skip(),
+                {"frames": self._frames, "bad": f"This link cannot be used, so the page shows its defaults. {problem}"},
+                *nothing,
+            )
         judges = self._engine.facts(request.model).judges(request.tuning)
         return render.stage(views.idle(request, judges)), {"frames": []}, *self._updates(request)
 
@@ -169,7 +173,7 @@ class Runs:
         request = request_of(prompt, seed, images, steps, guidance, schedule, tuning, lora_scale, kl, closed, columns, model)
         last = None
         try:
-            for last in self.updates(request, client.session_hash):
+            for last in self.updates(request, client.session_hash):  # noqa: B007
                 pass
         except (ValueError, RunFailed) as problem:
             raise gr.Error(str(problem), print_exception=False) from problem

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 
-from aig.world import draft, preference
+from aig.world import draft
 from aig.world.portraits import ATTRIBUTES
 from aig.world.presets import Preset
 from aig.world.training import seconds_spent

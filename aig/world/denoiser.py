@@ -3,7 +3,8 @@
 The text reaches the UNet twice, both ways stock: by cross-attention, and pooled into the time embedding (as in DeepFloyd IF),
 which every residual block sees. Before the UNet trains, the text encoder and the pooling learn to tell what a caption names:
 minutes, where learning it through the denoising loss alone takes hours. That loss stays on beside the denoising loss, with
-fixed heads; without it the words of small things (glasses) were forgotten before the UNet could draw them. Writes ``work/pipeline``, a StableDiffusionPipeline.
+fixed heads; without it the words of small things (glasses) were forgotten before the UNet could draw them. Writes
+``work/pipeline``, a StableDiffusionPipeline.
 """
 
 from __future__ import annotations
@@ -13,7 +14,13 @@ from collections.abc import Iterator
 
 import numpy as np
 import torch
-from diffusers import AutoencoderTiny, DDIMScheduler, DPMSolverMultistepScheduler, StableDiffusionPipeline, UNet2DConditionModel
+from diffusers import (
+    AutoencoderTiny,
+    DDIMScheduler,
+    DPMSolverMultistepScheduler,
+    StableDiffusionPipeline,
+    UNet2DConditionModel,
+)
 from torch import nn
 from torch.nn import functional as F
 from transformers import CLIPTextConfig, CLIPTextModel

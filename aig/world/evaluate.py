@@ -70,7 +70,9 @@ def run(preset: Preset, *, assets: Path = models.ASSETS, samples: int = 10_000) 
     """Measure everything and write ``evaluation.json`` and ``card.md`` into the asset folder; yields progress."""
     folder = assets / "portraits"
     images, labels = data.load(preset)
-    bench = Bench(model=models.load("portraits", assets=assets), folder=folder, images=images, labels=labels, preset=preset, samples=samples)
+    bench = Bench(
+        model=models.load("portraits", assets=assets), folder=folder, images=images, labels=labels, preset=preset, samples=samples
+    )
     version = hashlib.sha256((folder / "manifest.json").read_bytes() + str(samples).encode()).hexdigest()[:12]
     kept = preset.work / "evaluation"
     kept.mkdir(exist_ok=True)
@@ -83,7 +85,9 @@ def run(preset: Preset, *, assets: Path = models.ASSETS, samples: int = 10_000) 
             path.write_text(json.dumps(figures | {"minutes": (time.monotonic() - began) / 60}))
         result[name] = json.loads(path.read_text())
     result["settings"] = {"samples": samples, "steps": STEPS, "guidance": GUIDANCE, "named": P_NAMED, "seeds": len(TUNED_SEEDS)}
-    result["machine"] = f"{platform.machine()}, {torch.get_num_threads()} threads, torch {torch.__version__}, diffusers {diffusers.__version__}"
+    result["machine"] = (
+        f"{platform.machine()}, {torch.get_num_threads()} threads, torch {torch.__version__}, diffusers {diffusers.__version__}"
+    )
     result["training minutes"] = card.times(preset)
     (folder / "evaluation.json").write_text(json.dumps(result, indent=1) + "\n")
     (folder / "card.md").write_text(card.render(preset, result))

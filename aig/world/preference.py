@@ -53,7 +53,10 @@ class Population:
 
 POPULATIONS = {
     "preference": Population(
-        fad={"style": {"toon head": 0.8, "big smile": 0.4}, "hair colour": {"red": 0.6}, "background": {"blue": 0.8}, "glasses": {"yes": 0.5}},
+        fad={
+            "style": {"toon head": 0.8, "big smile": 0.4}, "hair colour": {"red": 0.6}, "background": {"blue": 0.8},
+            "glasses": {"yes": 0.5},
+        },
         oversaturation=0.0, widths=(32, 64, 96, 128), kernel=3, seed=11, steadiness=4.0,
     ),
     "held-out": Population(

@@ -59,7 +59,8 @@ CPU = Preset(
     text_steps=1_500,
     denoiser_cycles=((6_000, 6e-4), (7_600, 3e-4), (13_000, 5e-4)),
     denoiser_batch=32,
-    note="The shipped denoiser's first 6,000 updates ran without the reading loss, its first 7,600 without balanced captions (`aig/world/denoiser.py`).",
+    note="The shipped denoiser's first 6,000 updates ran without the reading loss, its first 7,600 without balanced captions "
+    "(`aig/world/denoiser.py`).",
     ruler_steps=2_200,
     reward_steps=2_000,
     tuning_steps=72,

@@ -38,7 +38,9 @@ def train(preset: Preset, batch: int = 64) -> Iterator[dict[str, float]]:
     yield from fit(model, loss, cycles=((preset.ruler_steps, 3e-3),), folder=preset.work / "ruler", seed=preset.seed + 1)
     with torch.no_grad():
         model.mean.zero_()
-        model.mean.copy_(torch.cat([model(unit(images[i : i + 250]).to(device()))[0] for i in range(0, min(5_000, len(images)), 250)]).mean(0))
+        model.mean.copy_(
+            torch.cat([model(unit(images[i : i + 250]).to(device()))[0] for i in range(0, min(5_000, len(images)), 250)]).mean(0)
+        )
     save_file({k: v.contiguous() for k, v in model.state_dict().items()}, preset.work / "ruler.safetensors")
 
 

@@ -36,7 +36,10 @@ def run(preset: Preset, *, assets: Path = ASSETS) -> Iterator[dict[str, float]]:
         for path in sorted((preset.work / source).glob("*.safetensors")):
             half = {k: v.half() if v.is_floating_point() else v for k, v in load_file(path).items()}
             save_file(half, folder / source / path.name)
-    save_file({k: v.half() if v.is_floating_point() else v for k, v in load_file(preset.work / "ruler.safetensors").items()}, folder / "ruler.safetensors")
+    save_file(
+        {k: v.half() if v.is_floating_point() else v for k, v in load_file(preset.work / "ruler.safetensors").items()},
+        folder / "ruler.safetensors",
+    )
     yield {"step": 2, "steps": 3}
     write_manifest(folder)
     yield {"step": 3, "steps": 3}

@@ -38,7 +38,7 @@ def warm_cosine(step: int, cycles: Cycles) -> float:
     A finished model trains on by appending a cycle (warm restarts, as in SGDR, arXiv 1608.03983).
     """
     begin = 0
-    for end, peak in cycles:
+    for end, peak in cycles:  # noqa: B007  the last one is used
         if step < end:
             break
         begin = end

@@ -1,6 +1,6 @@
 """Resident memory while the app switches between two models: ``python -m tests.benchmarks.switching --megabytes 100``.
 
-Builds two Stable Diffusion pipelines of that size with random weights, loads A, B, A, B as ``aig.pipelines`` does,
+Builds two Stable Diffusion pipelines of that size with random weights, loads A, B, A, B as ``aig.published.pipelines`` does,
 each with a fused LoRA and each released before the next, and prints the resident memory after every step.
 """
 
@@ -14,8 +14,8 @@ from pathlib import Path
 import torch
 from diffusers import UNet2DConditionModel
 
-from aig import pipelines
-from aig.presets import Tuned
+from aig.published import pipelines
+from aig.published.presets import Tuned
 from tests import families
 
 LORA = Tuned(

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import time
+
 import pytest
 
 from tests.browser.driving import STEP, open_page, set_slider, state
@@ -136,7 +137,7 @@ def test_it_fits_the_screen(app, page, width, height, theme):
     open_page(page, app[0], theme)
     assert page.evaluate("document.documentElement.scrollWidth") <= width
     boxes = [arm.bounding_box() for arm in page.locator(".arm").all()]
-    assert all(0 <= box["x"] and box["x"] + box["width"] <= width for box in boxes)
+    assert all(box["x"] >= 0 and box["x"] + box["width"] <= width for box in boxes)
     side_by_side = len({box["y"] for box in boxes}) == 1
     assert side_by_side == (width >= 768)
     if width >= 1366:  # the whole of the grids is in sight without scrolling

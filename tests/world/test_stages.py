@@ -81,7 +81,7 @@ def test_attacks_stay_in_reach_and_raise_the_reward(world):
     start = ruler.unit(x)
     up = preference.attacked(reward, start, [""] * 4, torch.ones(4), steps=5)
     down = preference.attacked(reward, start, [""] * 4, -torch.ones(4), steps=5)
-    assert (up - start).abs().max() <= preference.REACH + 1e-6 and 0 <= up.min() and up.max() <= 1
+    assert (up - start).abs().max() <= preference.REACH + 1e-6 and up.min() >= 0 and up.max() <= 1
     raw = [reward.raw(images, [""] * 4) for images in (down, start, up)]
     assert (raw[0] < raw[1]).all() and (raw[1] < raw[2]).all()
     assert preference.robustness(reward, x, steps=3) > 0

@@ -19,8 +19,8 @@ import pytest
 import torch
 from safetensors.torch import load_file, save_file
 
-from aig import pipelines
-from aig.presets import Tuned
+from aig.published import pipelines
+from aig.published.presets import Tuned
 from tests import families
 
 UNET = "unet/diffusion_pytorch_model.safetensors"
@@ -66,9 +66,7 @@ def hostile(good, tmp_path) -> Path:
 
 
 def image(pipe) -> torch.Tensor:
-    return pipe(
-        "a", num_inference_steps=2, height=16, width=16, output_type="pt", generator=torch.Generator().manual_seed(0)
-    ).images
+    return pipe("a", num_inference_steps=2, height=16, width=16, output_type="pt", generator=torch.Generator().manual_seed(0)).images
 
 
 def changed(path: Path, **values: object) -> None:
@@ -275,11 +273,7 @@ LORAS: dict[str, tuple[Callable[[Path, Path], object], str]] = {
 
 
 def source(kind: str) -> Tuned:
-    place = (
-        {"subfolder": "lora", "weight_name": "pytorch_lora_weights.safetensors"}
-        if kind == "lora"
-        else {"subfolder": "second"}
-    )
+    place = {"subfolder": "lora", "weight_name": "pytorch_lora_weights.safetensors"} if kind == "lora" else {"subfolder": "second"}
     return Tuned(name="t", reward="r", kind=kind, repo="./model", licence="l", source="s", **place)
 
 

@@ -9,11 +9,10 @@ import weakref
 
 import pytest
 
-from aig import presets, published, scorers
 from aig.engine import Engine, RunFailed
+from aig.published import offers, presets, scorers
 from aig.request import Request, checked, cost
-from tests import families
-from tests import published as checkpoints
+from tests import checkpoints, families
 from tests.serving import tiny_model
 
 COMMIT = "0123456789abcdef0123456789abcdef01234567"
@@ -54,12 +53,12 @@ def own(family: str, kind: str = "lora", **changes: str) -> str:
     pipeline = type(families.build(family)).__name__
     form = {"pipeline": pipeline, "base": f"./{family}", "kind": kind, "tuned": f"./{family}-{kind}"}
     form |= {"weight_name": "pytorch_lora_weights.safetensors"} if kind == "lora" else {}
-    return published.own_name([(form | changes).get(field, "") for field in published.FORM])
+    return offers.own_name([(form | changes).get(field, "") for field in offers.FORM])
 
 
 @pytest.fixture
 def engine(make_pipe, lora_file):
-    engine = Engine(lambda: tiny_model(make_pipe(), lora_file), published.finder((), own=True))
+    engine = Engine(lambda: tiny_model(make_pipe(), lora_file), offers.finder((), own=True))
     yield engine
     engine.close()
 
@@ -156,18 +155,18 @@ def test_a_reward_that_is_not_to_be_had_is_told_in_one_line(engine, tiny, monkey
 )
 def test_a_form_that_names_no_model_is_refused_in_one_sentence(form):
     with pytest.raises(ValueError) as refusal:
-        published.own_name(form)
+        offers.own_name(form)
     assert "\n" not in str(refusal.value)
 
 
 def test_own_models_only_where_the_operator_allows_them():
     with pytest.raises(ValueError, match="choose one of: portraits, sd15"):
-        published.finder(("sd15",))(own("sd"))
+        offers.finder(("sd15",))(own("sd"))
 
 
 @pytest.mark.parametrize("name", presets.names())
 def test_the_facts_of_a_preset_allow_its_own_defaults(name):
-    facts = published.offer(presets.load(name)).facts
+    facts = offers.offer(presets.load(name)).facts
     for tuning in facts.tunings:
         request = Request(tuning=tuning, model=name, **facts.defaults)
         shares = checked(request, facts)
@@ -176,6 +175,6 @@ def test_the_facts_of_a_preset_allow_its_own_defaults(name):
 
 
 def test_presets_are_offered_where_their_weights_fit():
-    assert published.fitting(0) == () and published.fitting(10**15) == presets.names()
-    few = published.fitting(int(presets.load("sd15").memory * 1e9) + 1)
+    assert offers.fitting(0) == () and offers.fitting(10**15) == presets.names()
+    few = offers.fitting(int(presets.load("sd15").memory * 1e9) + 1)
     assert "sd15" in few and "sdxl" not in few

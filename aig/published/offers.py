@@ -12,9 +12,10 @@ from pathlib import Path
 
 import torch
 
-from aig import adapters, budget, hub, pipelines, presets, scorers
+from aig import adapters, budget
 from aig.models import Facts, Model, Offer
-from aig.presets import Preset, Tuned
+from aig.published import hub, pipelines, presets, scorers
+from aig.published.presets import Preset, Tuned
 
 MAX_WORDS = 60  # what the 77 tokens of CLIP's text encoders hold of ordinary English
 MAX_ROWS = 3_000  # a row takes about a hundred times longer than one of the embedded world

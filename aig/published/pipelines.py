@@ -23,7 +23,7 @@ import torch
 from torch import nn
 
 from aig import adapters
-from aig.presets import PIPELINES, Tuned
+from aig.published.presets import PIPELINES, Tuned
 
 TOKENIZERS = (
     "CLIPTokenizer",
@@ -224,7 +224,7 @@ def tuned(pipe: object, source: Tuned, folder: Path, *, mode: str | None = None,
     if source.kind == "denoiser":
         twin = second(pipe, folder, source.subfolder)
         return Tuning(at=_blended(base, twin), mode="denoiser", bytes=_bytes(twin), holds=(twin,))
-    from aig import loras
+    from aig.published import loras
 
     path = folder / source.subfolder / source.weight_name
     if not path.is_file():

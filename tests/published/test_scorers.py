@@ -16,13 +16,13 @@ from safetensors.torch import load_file, save_file
 from torch.nn import functional as F
 from transformers import BertTokenizer, CLIPModel, CLIPTokenizer, Dinov2Model
 
-from aig import scorers, towers
-from aig.pixels import Recipe, prepare
-from tests import published
+from aig.published import scorers, towers
+from aig.published.pixels import Recipe, prepare
+from tests import checkpoints
 
 PROMPTS = ["a cat", "", "a red fox that jumps over a very lazy dog and sleeps", "a cat"]
 LONG = PROMPTS[2]
-CROP = Recipe(size=published.SIDE, edge=published.SIDE, fit="round")
+CROP = Recipe(size=checkpoints.SIDE, edge=checkpoints.SIDE, fit="round")
 PICKLED = {"hpsv2": "HPS_v2.1_compressed.pt", "imagereward": "ImageReward.pt", "aesthetics": towers.AESTHETICS_HEAD}
 
 
@@ -30,7 +30,7 @@ PICKLED = {"hpsv2": "HPS_v2.1_compressed.pt", "imagereward": "ImageReward.pt", "
 def folders(tmp_path_factory) -> dict[str, Path]:
     """A folder of tiny weights for each reward and feature model."""
     base = tmp_path_factory.mktemp("published")
-    return {name: published.build(name, base / name) for name in scorers.FILES}
+    return {name: checkpoints.build(name, base / name) for name in scorers.FILES}
 
 
 @pytest.fixture(scope="session")
@@ -54,7 +54,7 @@ def images() -> torch.Tensor:
 def clip_ids(folder: Path, padding: int | None = None) -> torch.Tensor:
     """Tokens of PROMPTS (4, LENGTH), by the stock tokenizer, padded with the end of text or another number."""
     tokenizer = CLIPTokenizer.from_pretrained(folder)
-    out = tokenizer(PROMPTS, padding="max_length", truncation=True, max_length=published.LENGTH, return_tensors="pt")
+    out = tokenizer(PROMPTS, padding="max_length", truncation=True, max_length=checkpoints.LENGTH, return_tensors="pt")
     return out.input_ids if padding is None else out.input_ids.masked_fill(out.attention_mask == 0, padding)
 
 
@@ -82,7 +82,7 @@ def test_clip_is_two_and_a_half_times_the_positive_part_of_the_cosine(folders, l
 
 def test_hpsv2_is_the_cosine_of_open_clips_own_layout(folders, loaded, images):
     weights = torch.load(folders["hpsv2"] / PICKLED["hpsv2"], weights_only=True)["state_dict"]
-    naive = published.OpenClip(len(json.loads((folders["hpsv2"] / "vocab.json").read_text()))).eval()
+    naive = checkpoints.OpenClip(len(json.loads((folders["hpsv2"] / "vocab.json").read_text()))).eval()
     naive.load_state_dict({name: value.float() for name, value in weights.items()})
     with torch.no_grad():  # open_clip pads with 0
         expected = naive(prepare(images, Recipe(size=28, edge=28, fit="pad")), clip_ids(folders["hpsv2"], padding=0))
@@ -91,7 +91,7 @@ def test_hpsv2_is_the_cosine_of_open_clips_own_layout(folders, loaded, images):
 
 
 def test_imagereward_is_blips_own_layout(folders, loaded, images):
-    naive = published.Blip().eval()
+    naive = checkpoints.Blip().eval()
     naive.load_state_dict(torch.load(folders["imagereward"] / "ImageReward.pt", weights_only=True), strict=False)
     tokenizer = BertTokenizer.from_pretrained(folders["imagereward"])
     words = tokenizer(PROMPTS, padding="max_length", truncation=True, max_length=35, return_tensors="pt")
@@ -104,7 +104,7 @@ def test_imagereward_is_blips_own_layout(folders, loaded, images):
 
 def test_aesthetics_is_the_head_on_the_normalised_embedding(folders, loaded, images):
     folder = folders["aesthetics"]
-    mlp = published.Mlp(16).eval()
+    mlp = checkpoints.Mlp(16).eval()
     mlp.load_state_dict(torch.load(folder / PICKLED["aesthetics"], weights_only=True))
     model = CLIPModel.from_pretrained(folder, local_files_only=True).eval()
     with torch.no_grad():
@@ -167,7 +167,7 @@ def test_prompts_are_tokenised_once_cut_and_may_be_empty(folders, images):
     reward(images, PROMPTS)
     info = reward.tokens.cache_info()
     assert info.misses == 3  # distinct prompts
-    assert len(reward.tokens(LONG)) == published.LENGTH and reward.tokens(LONG)[-1] == reward.padding
+    assert len(reward.tokens(LONG)) == checkpoints.LENGTH and reward.tokens(LONG)[-1] == reward.padding
     longer = reward(images, [*PROMPTS[:2], LONG + " for a thousand years" * 50, PROMPTS[3]])
     assert torch.allclose(longer, scores, atol=1e-5)
     alone = torch.cat([reward(images[i : i + 1], PROMPTS[i : i + 1]) for i in range(4)])

@@ -14,7 +14,8 @@ from peft import LoraConfig, PeftModel, get_peft_model
 from safetensors.torch import load_file, save_file
 from torch import Tensor
 
-from aig import adapters, loras
+from aig import adapters
+from aig.published import loras
 from tests import families
 
 ALPHA = 1.5  # with rank 2: a strength of 0.75
@@ -107,9 +108,7 @@ def test_alpha_in_the_metadata(sd, tmp_path) -> None:
         "unet.target_modules": ["to_q", "to_v", "to_out.0"],
         "unet.alpha_pattern": {"to_v": 1},
     }
-    path = saved(
-        tmp_path / "pytorch_lora_weights.safetensors", load_file(path), {"lora_adapter_metadata": json.dumps(settings)}
-    )
+    path = saved(tmp_path / "pytorch_lora_weights.safetensors", load_file(path), {"lora_adapter_metadata": json.dumps(settings)})
     assert_same_tuning(pipe, path, stock(pipe, path))
 
 

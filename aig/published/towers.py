@@ -1,6 +1,6 @@
 """The models behind published rewards and features: transformers' CLIP, BLIP and DINOv2 with frozen weights from files.
 
-A scorer is built from paths alone (file name -> path, as ``aig.scorers.files`` lists them), without any network.
+A scorer is built from paths alone (file name -> path, as ``aig.published.scorers.files`` lists them), without any network.
 """
 
 from __future__ import annotations
@@ -16,8 +16,8 @@ from torch.nn import functional as F
 from torch.nn.utils.rnn import pad_sequence
 from torch.utils.checkpoint import checkpoint
 
-from aig.pixels import IMAGENET_MEAN, IMAGENET_STD, Recipe, prepare
-from aig.weights import assemble, from_blip_vision, from_open_clip, head, read, under
+from aig.published.pixels import IMAGENET_MEAN, IMAGENET_STD, Recipe, prepare
+from aig.published.weights import assemble, from_blip_vision, from_open_clip, head, read, under
 
 CHUNK = 16  # images that go through a tower at once
 AESTHETICS_HEAD = "sac+logos+ava1-l14-linearMSE.pth"

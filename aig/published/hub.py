@@ -21,7 +21,7 @@ from collections.abc import Callable, Iterable, Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 
-from aig.presets import COMMIT, Preset, Tuned, folder_of, is_local
+from aig.published.presets import COMMIT, Preset, Tuned, folder_of, is_local
 
 COMPONENTS = (  # folders of the stock text-to-image pipelines; the safety checker and its extractor are not loaded
     "scheduler", "tokenizer", "tokenizer_2", "tokenizer_3", "text_encoder", "text_encoder_2", "text_encoder_3",
@@ -46,7 +46,7 @@ class Unavailable(ValueError):
 
 @dataclass(frozen=True, kw_only=True)
 class Listed:
-    """Files of a repository by name: what the app's own list of rewards and feature models says (``aig.scorers``)."""
+    """Files of a repository by name: what the app's own list of rewards and feature models says (``aig.published.scorers``)."""
 
     repo: str
     revision: str
@@ -217,10 +217,10 @@ def apart(source: Source, *, only_plan: bool = False) -> Iterator[dict]:
         **os.environ,
         "HF_HUB_OFFLINE": "0",
         "TRANSFORMERS_OFFLINE": "0",
-        "PYTHONPATH": str(Path(__file__).parent.parent),
+        "PYTHONPATH": str(Path(__file__).parents[2]),
     }
     worker = subprocess.Popen(
-        [sys.executable, "-m", "aig.hub"], stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True, env=environment
+        [sys.executable, "-m", "aig.published.hub"], stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True, env=environment
     )
     try:
         worker.stdin.write(json.dumps(order))

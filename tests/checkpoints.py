@@ -1,6 +1,6 @@
 """Tiny random checkpoints in the formats of the published rewards, and naive forwards in their authors' layouts.
 
-``build(name, folder)`` writes every file that ``aig.scorers.files(name)`` lists; ``OpenClip`` and ``Blip`` are modules
+``build(name, folder)`` writes every file that ``aig.published.scorers.files(name)`` lists; ``OpenClip`` and ``Blip`` are modules
 whose ``state_dict`` has the authors' names, made of torch's own layers.
 """
 

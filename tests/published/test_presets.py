@@ -8,7 +8,7 @@ import dataclasses
 import diffusers
 import pytest
 
-from aig import presets
+from aig.published import presets
 
 TEXT = (presets.FOLDER / "sd15.toml").read_text()
 

@@ -1,7 +1,7 @@
 """Presets: which published models the app offers, read from the TOML files in ``assets/presets``. A file adds a preset.
 
-Nothing is downloaded or imported here: a preset says what would be fetched (``aig.hub``) and loaded
-(``aig.pipelines``).
+Nothing is downloaded or imported here: a preset says what would be fetched (``aig.published.hub``) and loaded
+(``aig.published.pipelines``).
 """
 
 from __future__ import annotations
@@ -15,7 +15,7 @@ from pathlib import Path
 from types import MappingProxyType
 from typing import get_type_hints
 
-FOLDER = Path(__file__).parent.parent / "assets" / "presets"
+FOLDER = Path(__file__).parents[2] / "assets" / "presets"
 PIPELINES = (  # stock text-to-image pipelines of diffusers that AIG is tested on
     "StableDiffusionPipeline",
     "StableDiffusionXLPipeline",

@@ -22,7 +22,15 @@ from pathlib import Path
 
 import torch
 
-from aig.towers import AESTHETICS_HEAD, Aesthetics, Cosine, ImageReward, Scorer, clip_features, dinov2_features
+from aig.published.towers import (
+    AESTHETICS_HEAD,
+    Aesthetics,
+    Cosine,
+    ImageReward,
+    Scorer,
+    clip_features,
+    dinov2_features,
+)
 
 NAMES = ("pickscore", "hpsv2", "imagereward", "aesthetics", "clip")
 FEATURES = ("dinov2", "clip")

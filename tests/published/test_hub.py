@@ -12,7 +12,7 @@ from pathlib import Path
 
 import pytest
 
-from aig import hub, presets
+from aig.published import hub, presets
 from tests.hubserver import COMMIT, Hub, serving
 
 WEIGHTS = os.urandom(3 * 2**20)

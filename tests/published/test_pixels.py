@@ -9,7 +9,7 @@ from PIL import Image
 from transformers.models.bit.image_processing_pil_bit import BitImageProcessorPil
 from transformers.models.clip.image_processing_pil_clip import CLIPImageProcessorPil
 
-from aig.pixels import CLIP_MEAN, CLIP_STD, IMAGENET_MEAN, IMAGENET_STD, Recipe, prepare
+from aig.published.pixels import CLIP_MEAN, CLIP_STD, IMAGENET_MEAN, IMAGENET_STD, Recipe, prepare
 
 SIZES = [(301, 452), (517, 233), (97, 130), (224, 224), (224, 301), (640, 640), (225, 1000)]  # height, width
 LEVEL = 1 / 255 / min(CLIP_STD)  # one of 256 levels, normalised

@@ -11,8 +11,9 @@ from pathlib import Path
 import pytest
 import torch
 
-from aig import adapters, pipelines
-from aig.presets import Tuned
+from aig import adapters
+from aig.published import pipelines
+from aig.published.presets import Tuned
 from tests import families
 
 PROMPT = "a red cat"

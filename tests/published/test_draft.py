@@ -11,7 +11,7 @@ import torch
 
 from aig import __main__ as cli
 from aig import adapters
-from aig.draft import FILE, Settings, attach, card, draft, rated, sampled
+from aig.published.draft import FILE, Settings, attach, card, draft, rated, sampled
 from tests import families
 
 TUNED = ("sd", "sdxl", "sd3")

@@ -330,7 +330,7 @@ def outline(folder: Path | None, pipeline: str, prompts: Sequence[str], settings
     import diffusers
     from accelerate import init_empty_weights
 
-    from aig import pipelines
+    from aig.published import pipelines
 
     lines = [f"{pipeline}, {len(prompts)} prompts", *(f"{name:12} {value}" for name, value in asdict(settings).items())]
     if folder is not None:
