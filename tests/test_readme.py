@@ -21,11 +21,16 @@ def test_the_front_matter_is_what_spaces_need():
 
 def test_the_tree_names_what_is_there():
     tree = README.split("## Where things are")[1].split("```")[1]
+    folders, listed = [ROOT], set()
     for line in tree.strip().splitlines():
         indent, name = re.match(r"( *)(\S+)", line).groups()
-        assert ((ROOT / "aig" / name) if indent else ROOT / name).exists(), name
-    listed = set(re.findall(r"^  (\w+\.py)", tree, re.MULTILINE))
-    assert listed == {path.name for path in Path(ROOT / "aig").glob("*.py")} - {"__init__.py"}
+        folders = folders[: 1 + len(indent) // 2]
+        path = folders[-1] / name
+        assert path.exists(), path
+        listed.add(path.relative_to(ROOT).as_posix())
+        folders.append(path)
+    for folder in ("aig", "aig/published"):
+        assert {path.relative_to(ROOT).as_posix() for path in (ROOT / folder).glob("*.py") if path.name != "__init__.py"} <= listed
 
 
 def test_the_code_runs_on_the_shipped_model(monkeypatch):

@@ -1,8 +1,8 @@
 """Stage ``autoencoder``: a stock AutoencoderTiny that turns a drawing into a small grid of latents and back.
 
-The encoder starts from the principal components of patches (4x4 pixels with three levels) and is trained on with the decoder. The
-loss is L1 + L2 + the
-L1 of image gradients (crisp edges); a little noise on the latents makes the decoder robust to the denoiser's errors.
+The encoder starts from the principal components of patches (4x4 pixels with three levels) and is trained on with the decoder.
+The loss is L1 + L2 + the L1 of image gradients (crisp edges); a little noise on the latents makes the decoder robust to the
+denoiser's errors.
 """
 
 from __future__ import annotations
