@@ -9,36 +9,31 @@ import pytest
 from aig import columns
 from aig.request import Request, checked, cost
 from aig.ui import added
-from tests.serving import TINY, tiny_model
+from tests.serving import TINY
 from tests.test_render import HOSTILE, parse
 
 REQUEST = Request(images=2, steps=4)
 
 
-@pytest.fixture
-def model(pipe, lora_file):
-    return tiny_model(pipe, lora_file)
-
-
-def test_everything_on_offer_can_be_run_and_every_kind_is_on_offer(model):
-    offered = added.choices(model, REQUEST)
+def test_everything_on_offer_can_be_run_and_every_kind_is_on_offer():
+    offered = added.choices(TINY, REQUEST)
     assert len({title for title, _ in offered}) == len(offered)
     for _, text in offered:
-        checked(replace(REQUEST, columns=(text,)), model)
+        checked(replace(REQUEST, columns=(text,)), TINY)
     assert {columns.parse(text).kind for _, text in offered} == set(columns.KINDS)
 
 
-def test_the_note_states_rule_price_and_source(model):
+def test_the_note_states_rule_price_and_source():
     request = replace(REQUEST, columns=("code:3", "lora:1"))
-    note = parse(added.note(model, request)).text
+    note = parse(added.note(TINY, request)).text
     known = columns.KINDS["code"]
     more = cost(replace(REQUEST, columns=("code:3",)), TINY) - cost(REQUEST, TINY)
     assert "CoDe 3" in note and known.rule in note and known.source in note and f"{more} more model rows" in note
     assert "LoRA scale 1" in note and "no more model rows" in note
-    assert added.note(model, REQUEST) == ""
+    assert added.note(TINY, REQUEST) == ""
 
 
 @pytest.mark.parametrize("text", HOSTILE)
-def test_what_is_no_column_is_said_and_stays_text(model, text):
-    note = parse(added.note(model, replace(REQUEST, columns=(text,))))
+def test_what_is_no_column_is_said_and_stays_text(text):
+    note = parse(added.note(TINY, replace(REQUEST, columns=(text,))))
     assert note.tags == {"p"} and "unknown" in note.text

@@ -9,7 +9,7 @@ import pytest
 from aig import schedules
 from aig.request import MAX_SCHEDULE, Request, cost
 from aig.ui import curve
-from tests.serving import TINY, tiny_model
+from tests.serving import TINY
 
 
 @pytest.mark.parametrize("text", [*schedules.PRESETS, "power_2.0", " POWER_1 ", "points:0,0;0.4,0.1;1,1;linear"])
@@ -30,9 +30,9 @@ def test_the_longest_curve_that_can_be_drawn_is_short_enough_to_run():
 
 @pytest.mark.parametrize("steps", [1, 4, 16])
 @pytest.mark.parametrize("closed", [False, True])
-def test_the_facts_of_a_good_request(pipe, lora_file, steps, closed):
+def test_the_facts_of_a_good_request(steps, closed):
     request = Request(steps=steps, closed=closed, columns=("code:2",))
-    facts, rows = curve.facts(tiny_model(pipe, lora_file), request), cost(request, TINY)
+    facts, rows = curve.facts(TINY, request), cost(request, TINY)
     assert facts == {"steps": steps, "closed": closed, "cost": f"{rows:,} model rows", "drawn": True}
 
 
@@ -44,8 +44,8 @@ def test_the_facts_of_a_good_request(pipe, lora_file, steps, closed):
         ({"images": 16, "steps": 100}, True),
     ],
 )  # fmt: skip
-def test_a_refusal_is_one_sentence_that_json_can_carry(pipe, lora_file, change, drawn):
-    facts = curve.facts(tiny_model(pipe, lora_file), Request(**change))
+def test_a_refusal_is_one_sentence_that_json_can_carry(change, drawn):
+    facts = curve.facts(TINY, Request(**change))
     assert facts.keys() == {"problem", "drawn"} and facts["drawn"] is drawn
     assert 10 < len(facts["problem"]) < 500 and "\n" not in facts["problem"]
     json.dumps(facts)
