@@ -61,7 +61,7 @@ POPULATIONS = {
     ),
     "held-out": Population(
         fad={"style": {"micah": 0.5}, "hair colour": {"red": -0.4, "black": 0.4}, "background": {"blue": -0.3, "green": 0.5}},
-        oversaturation=-6.0, widths=(32, 48, 96, 128), kernel=5, seed=12,
+        oversaturation=-6.0, widths=(24, 48, 96, 144), kernel=5, seed=12,
     ),
 }  # fmt: skip
 
