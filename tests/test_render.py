@@ -174,3 +174,15 @@ def test_every_picture_has_an_alternative_text():
 def test_the_attribute_that_tuning_narrowed_most_is_flagged_when_the_run_is_done():
     assert "collapsed most" in render.stage(a_stage("x", "done"))
     assert "collapsed most" not in render.stage(a_stage("x", "running"))
+
+
+@pytest.mark.parametrize(("side", "shown", "kind"), [(64, 64, "png"), (512, 512, "webp"), (1024, 512, "webp")])
+def test_large_images_are_reduced_and_sent_small(side, shown, kind):
+    ramp = np.linspace(0, 255, side, dtype=np.uint8)
+    images = np.broadcast_to(ramp[:, None, None], (4, side, side, 3)).copy()
+    url = render.data_url(render.mosaic(render.reduced(images)), final=True)
+    assert url.startswith(f"data:image/{kind}") and len(url) < 200_000
+    cells = render.cells(url, 4)
+    assert cells.shape == (4, shown, shown, 3)
+    wanted = np.linspace(0, 255, shown)[:, None, None]
+    assert np.abs(cells[2] - wanted).max() < 6

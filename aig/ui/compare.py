@@ -138,7 +138,7 @@ def build(
 
     def switched(name: object) -> list[dict]:
         chosen = controls.settings(offer(name), controls.settled(offer(name), name))
-        kept = ("prompt", "seed", "images", "schedule", "lora_scale")
+        kept = {"prompt", "seed", "images", "schedule", "lora_scale"} - set(offer(name).defaults)
         updates = {field: gr.skip() if field in kept else gr.update(**chosen[field]) for field in controls.FIELDS}
         return list((updates | {"model": gr.update(info=offer(name).about)}).values())
 
@@ -156,7 +156,7 @@ def build(
         *others, _ = switched(name)
         return [*others, gr.update(choices=[*titles, (offer(name).title, name)], value=name, info=offer(name).about, visible=True)]
 
-    use.click(named, fields, settings, **QUICK)
+    use.click(named, fields, settings, **QUICK | {"queue": True})  # only queued handlers have their refusals shown
     tuning.input(retuned, [model, tuning], [kl, tuning], **QUICK)
     model.input(switched, model, settings, **QUICK)
 

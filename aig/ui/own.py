@@ -9,10 +9,10 @@ from aig.published import offers, presets
 LABELS = {
     "pipeline": "Pipeline",
     "base": "Base model",
-    "base_revision": "Its revision",
+    "base_revision": "Base revision",
     "kind": "Tuned as",
     "tuned": "Tuned model",
-    "revision": "Its revision",
+    "revision": "Tuned revision",
     "weight_name": "LoRA file",
     "subfolder": "Subfolder",
 }

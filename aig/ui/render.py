@@ -39,14 +39,25 @@ def mosaic(images: np.ndarray) -> np.ndarray:
     return grid.reshape(rows * height, columns * width, channels)
 
 
+def reduced(images: np.ndarray) -> np.ndarray:
+    """Images (N, H, W, 3) of at most ``MAX_CELL`` pixels a side, larger ones resampled (Lanczos): more, no page can show."""
+    _, height, width, _ = images.shape
+    if max(height, width) <= MAX_CELL:
+        return images
+    scale = MAX_CELL / max(height, width)
+    size = round(scale * width), round(scale * height)
+    return np.stack([np.asarray(Image.fromarray(image).resize(size, Image.Resampling.LANCZOS)) for image in images])
+
+
 def data_url(picture: np.ndarray, *, final: bool) -> str:
-    """A picture as a data URL: lossless PNG when final, small WebP for the previews on the way."""
+    """A picture as a data URL: lossless PNG when final and small, else WebP, better for the final one than for previews."""
     buffer = io.BytesIO()
-    if final:
+    lossless = final and picture.nbytes <= MAX_LOSSLESS
+    if lossless:
         Image.fromarray(picture).save(buffer, "png")
     else:
-        Image.fromarray(picture).save(buffer, "webp", quality=82, method=0)
-    return f"data:image/{'png' if final else 'webp'};base64,{base64.b64encode(buffer.getvalue()).decode()}"
+        Image.fromarray(picture).save(buffer, "webp", quality=92 if final else 82, method=0)
+    return f"data:image/{'png' if lossless else 'webp'};base64,{base64.b64encode(buffer.getvalue()).decode()}"
 
 
 def cells(url: str, images: int) -> np.ndarray:
@@ -60,6 +71,8 @@ def cells(url: str, images: int) -> np.ndarray:
 
 # --- the stage: the sentence, the progress, the columns, the open attributes ---
 
+MAX_CELL = 512  # pixels; two columns of cells fill a projector
+MAX_LOSSLESS = 2**20  # bytes of pixels: all that the embedded world draws; a photograph of 512 x 512 takes half a megabyte as PNG
 PLAYER = (Path(__file__).parent / "player.html").read_text()
 FLAG = '<span class="flag">collapsed most</span>'
 

@@ -130,7 +130,7 @@ def _shown(update: Update, notice: str) -> Stage:
         status=status,
         share=update.step / steps,
         metrics=[metrics(column, first) for column in update.scores.columns],
-        pictures=[render.data_url(render.mosaic(images), final=final) for images in update.images],
+        pictures=[render.data_url(render.mosaic(render.reduced(images)), final=final) for images in update.images],
         attributes={
             name: [
                 Bar(kind=kind, label=label, shares=column.attributes[name].shares, entropy=column.attributes[name].entropy)

@@ -6,7 +6,8 @@ import time
 
 import pytest
 
-from tests.browser.driving import STEP, open_page, set_slider, state
+from aig.published import offers
+from tests.browser.driving import STEP, open_page, set_slider, state, watch
 from tests.serving import served, tiny_model
 
 SCREENS = [(390, 844), (768, 1024), (1366, 768), (1920, 1080)]
@@ -128,6 +129,28 @@ def test_another_model_brings_its_own_controls_and_scores(page):
     page.goto(page.url.split("?")[0] + f"?run={link}")
     state(page, "idle")
     page.wait_for_function("document.querySelector('#tuning')?.innerText.includes('dpo')")
+
+
+def test_a_model_of_ones_own_is_named_in_a_form_that_refuses_what_names_none(browser, make_pipe, lora_file):
+    with served(lambda: tiny_model(make_pipe(), lora_file), find=offers.finder((), own=True)) as url:
+        page = browser.new_page()
+        troubles = watch(page, url)
+        open_page(page, url)
+        page.locator("#own button").first.click()
+        page.get_by_label("Base model").fill("../secret")
+        page.get_by_label("Tuned model", exact=True).fill("./lora")
+        page.get_by_label("LoRA file").fill("a.safetensors")
+        page.click("#use")
+        page.get_by_test_id("toast-body").wait_for()
+        assert "'../secret' is not a model id" in page.get_by_test_id("toast-body").inner_text()
+        page.get_by_label("Base model").fill("./sd")
+        page.click("#use")
+        page.wait_for_function("document.querySelector('#model input')?.value === './sd'")
+        page.click("#run")
+        state(page, "stopped")
+        assert "AIG_MODELS" in page.inner_text(".notice")
+        page.close()
+        assert troubles == []
 
 
 @pytest.mark.parametrize("theme", ["light", "dark"])
