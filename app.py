@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import argparse
+import atexit
 import importlib.util
 import os
+import shutil
 import sys
 import tempfile
 from collections.abc import Sequence
@@ -13,7 +15,9 @@ from collections.abc import Sequence
 os.environ["GRADIO_ANALYTICS_ENABLED"] = "False"
 os.environ.setdefault("HF_HUB_OFFLINE", "1")
 os.environ["DIFFUSERS_DISABLE_REMOTE_CODE"] = "1"
-os.environ.setdefault("GRADIO_TEMP_DIR", tempfile.mkdtemp(prefix="aig-"))  # the API's pictures: ours alone
+if "GRADIO_TEMP_DIR" not in os.environ:  # the API's pictures: a folder of ours alone, gone with this process
+    os.environ["GRADIO_TEMP_DIR"] = tempfile.mkdtemp(prefix="aig-")
+    atexit.register(shutil.rmtree, os.environ["GRADIO_TEMP_DIR"], ignore_errors=True)
 
 import gradio as gr  # noqa: E402
 

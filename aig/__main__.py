@@ -39,7 +39,7 @@ def parser() -> argparse.ArgumentParser:
     compare.add_argument("--out", type=Path, help="PNG with all grids and the settings inside")
     compare.add_argument("--json", action="store_true", help="print the scores as JSON")
     compare.add_argument("--schedule", help="base, draft, linear, power_P, step_F, constant_W, sigmoid_K_M, cosine or points:...")
-    compare.add_argument("--tuning", help="the tuned model: preference or vivid, after the reward it was tuned on")
+    compare.add_argument("--tuning", help="the tuned model; preference by default")
     for name, kind in (("seed", int), ("images", int), ("steps", int), ("guidance", float), ("lora-scale", float), ("kl", float)):
         compare.add_argument(f"--{name}", type=kind)
     compare.add_argument("--closed", action="store_true", help="end the curve at 1: progress i/(T-1)")

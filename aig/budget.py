@@ -70,6 +70,16 @@ def measured(
     return Budget(rows=most(usable, denoise), images=most(usable, decode))
 
 
+def least(pipe: DiffusionPipeline, size: int | None = None) -> int:
+    """Bytes that one row of the denoiser takes at its highest on the pipeline's CUDA GPU; 0 on another device, where all fits."""
+    device = denoiser(pipe).device
+    if device.type != "cuda":
+        return 0
+    args, kwargs = denoiser_inputs(pipe, 1, size)
+    with torch.no_grad():
+        return int(cuda_peak(device, lambda: denoiser(pipe)(*args, **kwargs)))
+
+
 def denoiser_inputs(pipe: DiffusionPipeline, rows: int, size: int | None = None) -> tuple[tuple, dict]:
     """What the pipeline gives its denoiser at the first step of an unguided call for so many images."""
 

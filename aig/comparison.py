@@ -81,7 +81,7 @@ def compare(
         "stop": stopped,
         "preview_share": preview_share,
         "size": model.size,
-        "budget": model.budget,
+        "budget": model.budget(),
     }
     done = sample(model.pipe, _columns(model, request.tuning, together), **asked)
     for recipe in alone:

@@ -209,8 +209,10 @@ class Engine:
         try:
             model = self._loaded(beginning.request.model, tell)
             model.prepare(beginning.request.tuning, tell)
-        except (ValueError, OSError) as problem:
+        except ValueError as problem:
             raise RunFailed(f"The model could not be loaded: {problem}") from problem
+        except OSError as problem:  # without its path, which is nobody's business
+            raise RunFailed(f"The model could not be loaded: {problem.strerror or type(problem).__name__}.") from problem
         return compare(model, beginning, put, stopped, preview_share=self._preview_share)
 
     def _loaded(self, name: str, tell: Callable[[str], None]) -> Model:
@@ -220,9 +222,10 @@ class Engine:
         wanted = self._ready.result().name if first else offer.facts.name
         if self._model is None or self._model.facts.name != wanted:
             tell("")
-            if self._model is not None:
-                self._model.release()
-            self._model = None
+            before, self._model = self._model, None  # whatever happens, nothing half freed is used again
+            if before is not None:
+                before.release()
+            del before
             gc.collect()  # pipelines hold themselves in cycles
             self._model = self._first() if first else offer.load(tell)
         return self._model

@@ -33,7 +33,7 @@ class Facts:
     held_out: str  # the reward that no tuning saw
     size: int  # of an image, in pixels
     max_words: int  # of a prompt
-    tuned_on: Mapping[str, str] = field(default_factory=dict)  # tuned model -> its reward, unless that is its own name
+    proxies: Mapping[str, str] = field(default_factory=dict)  # tuned model -> the reward shown for it, unless that is its own name
     values: Mapping[str, tuple[str, ...]] = field(default_factory=dict)  # attribute -> its values, where the truth is known
     defaults: Mapping[str, object] = field(default_factory=dict)  # of a Request, where this model wants others
     max_rows: int = 8_000  # model rows of a run: about a minute of the embedded world on two cores
@@ -42,8 +42,8 @@ class Facts:
     notes: Mapping[str, str] = field(default_factory=dict)  # tuned model -> what the page says of it
 
     def proxy(self, tuning: str) -> str:
-        """The reward that a tuned model was tuned on."""
-        return self.tuned_on.get(tuning, tuning)
+        """The reward that a tuned model was tuned on, or the nearest to it that there is."""
+        return self.proxies.get(tuning, tuning)
 
     def judges(self, tuning: str) -> tuple[str, ...]:
         """The rewards that are shown of a run: the one that tuning saw, then the held-out one."""
@@ -73,13 +73,13 @@ class Model:
 
     facts: Facts
     pipe: DiffusionPipeline
-    rewards: Mapping[str, Reward]  # those of the facts, by name
+    rewards: Mapping[str, Reward]  # by name, at least those that judge the tuned model that was prepared
     twin: Callable[[str, float, float], Callable]  # (tuned model, KL coefficient, LoRA scale) -> tuned denoiser
     moving: Callable[[str, float], Callable[[float], Callable]]  # (tuned model, KL) -> LoRA scale of a step -> denoiser
     measure: Callable[[torch.Tensor], tuple[torch.Tensor, dict[str, torch.Tensor]]]  # -> features, class probabilities
     prepare: Callable[[str, Callable[[str], None]], None] = lambda tuning, tell: None  # before a run of a tuned model
     release: Callable[[], None] = lambda: None  # free all memory at once, when another model is wanted
-    budget: Budget = UNLIMITED
+    budget: Callable[[], Budget] = lambda: UNLIMITED  # for the memory that is left once all is loaded
     size: int | None = None  # pixels to sample at; None for those that the denoiser was trained at
 
     def features(self, images: torch.Tensor) -> torch.Tensor:

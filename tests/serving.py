@@ -68,7 +68,7 @@ def plain_model(pipe: StableDiffusionPipeline, lora_file: Path) -> Model:
         name="plain",
         title="Plain",
         tunings={"spo": (0.0,), "dpo": (0.0,)},
-        tuned_on={"spo": "pickscore", "dpo": "pickscore"},
+        proxies={"spo": "pickscore", "dpo": "pickscore"},
         rewards=("pickscore", "imagereward"),
         held_out="imagereward",
         size=16,

@@ -82,11 +82,11 @@ BAD = {
     "seed": [None, True, 1.5, -1, 10**9 * 3, math.nan, math.inf, "7", [7]],
     "images": [None, True, 0, 17, 10**9, 1.5, math.nan, "4", [4], {}],
     "steps": [None, False, 0, 101, 10**9, 2.5, -math.inf, "16"],
-    "guidance": [None, True, -0.1, 20.1, math.nan, math.inf, "4", [4.0], 1e9],
+    "guidance": [None, True, 10**400, -(10**400), -0.1, 20.1, math.nan, math.inf, "4", [4.0], 1e9],
     "schedule": [None, 2, True, "", "power_x", "power_nan", "power_-1", "step_2", "pow", "constant_9", "points:0,0", "p" * 10**6, ["linear"]],
     "tuning": [None, 1, "", "held-out", "beauty", ["vivid"], "\0"],
     "lora_scale": [None, True, -0.01, 1.51, math.nan, math.inf, "1", 1e9],
-    "kl": [None, True, 0.25, -1, math.nan, math.inf, "0", 1e9],
+    "kl": [None, True, 10**400, 0.25, -1, math.nan, math.inf, "0", 1e9],
     "closed": [None, 0, 1, "true", math.nan],
     "model": [None, 3, True, "sdxxl", "../etc", "https://example.org/a", "\0", "x" * 10**6, ["other"], {"a": 1}],
     "columns": [None, 3, True, "lora:1", {"a": 1}, [None], [3], [[]], [["lora:1"]], ["lora:9"], ["lora:nan"], ["code:1"], ["<b>"], ["a\0"], ["\ud800"],
@@ -236,6 +236,19 @@ def test_a_model_that_cannot_be_loaded_is_told_and_the_next_run_works(engine):
         with pytest.raises(RunFailed, match="'nobody/gone' is not on the Hub"):
             last(engine.stream(dataclasses.replace(SMALL, model="gone", tuning="spo")))
         assert (last(engine.stream(SMALL)).images == reference).all()
+
+
+@pytest.mark.filterwarnings("ignore::pytest.PytestUnhandledThreadExceptionWarning")
+def test_a_model_whose_release_fails_is_not_used_again(engine, find, monkeypatch):
+    reference = last(engine.stream(SMALL)).images
+    broken = dataclasses.replace(find("plain"), load=lambda tell: dataclasses.replace(find_load(tell), release=lambda: 1 / 0))
+    find_load = find("plain").load
+    monkeypatch.setattr(engine, "_find", lambda name: broken)
+    plain = dataclasses.replace(SMALL, model="plain", tuning="spo")
+    assert last(engine.stream(plain)).state == "done"
+    with pytest.raises(RunFailed):
+        last(engine.stream(SMALL))
+    assert (last(engine.stream(SMALL)).images == reference).all()
 
 
 def test_a_slow_reader_does_not_hold_the_model(engine):

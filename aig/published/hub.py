@@ -30,6 +30,9 @@ COMPONENTS = (  # folders of the stock text-to-image pipelines; the safety check
 TEXTS = (".json", ".txt", ".model")  # configurations and tokenizers; never code, templates or pickles
 MAX_TEXT = 64 * 2**20  # bytes of one such file; the largest tokenizer in use has about half of it
 MAX_TOTAL = 200 * 10**9  # bytes of one model
+MAX_OWN = 20 * 10**9  # bytes of one model that a visitor named
+RESERVE = 2 * 10**9  # bytes of the disk that downloads leave free
+TOKENS = ("HF_TOKEN", "HUGGING_FACE_HUB_TOKEN", "HUGGINGFACE_HUB_TOKEN")
 MANIFEST = "aig-files.json"  # written when all files are there: a folder without it is not a model
 CHUNK = 2**20
 _PATH = re.compile(r"[\w][\w .+-]*(/[\w][\w .+-]*){0,4}", re.ASCII)
@@ -111,7 +114,7 @@ def located(source: Source) -> Path | None:
 
 
 def plan(
-    source: Source, *, place: Path | None = None, endpoint: str | None = None, timeout: float = 10.0
+    source: Source, *, place: Path | None = None, endpoint: str | None = None, timeout: float = 10.0, most: int = MAX_TOTAL
 ) -> Plan:
     """Ask the Hub which files a model needs: their sizes and checksums. Nothing is downloaded.
 
@@ -133,9 +136,9 @@ def plan(
         raise Unavailable(f"The Hub does not say which commit {source.revision!r} of {source.repo} is.")
     listed = {sibling.rfilename: sibling for sibling in found.siblings or ()}
     files = tuple(_file(listed[name], source.repo) for name in needed(listed, source))
-    if sum(file.size for file in files) > MAX_TOTAL:
+    if sum(file.size for file in files) > most:
         raise ValueError(
-            f"{source.repo} is {_size(sum(file.size for file in files))} large, at most {_size(MAX_TOTAL)} are fetched."
+            f"{source.repo} is {_size(sum(file.size for file in files))} large, at most {_size(most)} are fetched."
         )
     folder = (place or store()) / source.repo.replace("/", "--") / found.sha
     left = sum(file.size - min(file.size, _present(folder / file.name)) for file in files)
@@ -205,20 +208,25 @@ def fetch(
     return planned.folder
 
 
-def apart(source: Source, *, only_plan: bool = False) -> Iterator[dict]:
+def apart(source: Source, *, only_plan: bool = False, anonymous: bool = False) -> Iterator[dict]:
     """Plan and fetch in a process of its own that may use the network, while this one stays offline.
+
+    anonymous: without the operator's token, and no more than MAX_OWN bytes, for what a visitor named.
 
     Yields {"plan": words, "total": bytes, "left": bytes}, then {"done": bytes, "total": bytes} and at last {"folder":
     path}. Raises Unavailable or ValueError with the one line. Closing the generator ends the download; it resumes
     next time.
     """
     order = {"kind": type(source).__name__, "only_plan": only_plan, "source": dataclasses.asdict(source)}
+    order["most"] = MAX_OWN if anonymous else MAX_TOTAL
     environment = {
         **os.environ,
         "HF_HUB_OFFLINE": "0",
         "TRANSFORMERS_OFFLINE": "0",
         "PYTHONPATH": str(Path(__file__).parents[2]),
     }
+    if anonymous:
+        environment = {key: value for key, value in environment.items() if key not in TOKENS} | {"HF_HUB_DISABLE_IMPLICIT_TOKEN": "1"}
     worker = subprocess.Popen(
         [sys.executable, "-m", "aig.published.hub"], stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True, env=environment
     )
@@ -259,7 +267,7 @@ def main() -> None:
             print(json.dumps({"done": done, "total": total}), flush=True)
 
     try:
-        planned = plan(source)
+        planned = plan(source, most=order["most"])
         print(json.dumps({"plan": str(planned), "total": planned.total, "left": planned.left}), flush=True)
         if not order["only_plan"]:
             print(json.dumps({"folder": str(fetch(planned, report))}), flush=True)
@@ -342,7 +350,7 @@ def _component(names: set[str], folder: str, variant: str, repo: str) -> tuple[s
         raise ValueError(f"{repo} has no config.json in {where}.")
     chosen = {name for name in weights if _variant(name) == variant} or {
         name for name in weights if _variant(name) == ""
-    }
+    } or {name for name in weights if _variant(name) == "fp16"}
     if not any(name.endswith(".safetensors") for name in chosen):
         raise ValueError(
             f"{repo} has no .safetensors weights in {where}; other formats can hold code and are not read."
@@ -424,8 +432,8 @@ def _check_space(folder: Path, left: int) -> None:
     """Unavailable when the disk has no room for the bytes that are still to come."""
     there = next(parent for parent in (folder, *folder.absolute().parents) if parent.exists())
     free = shutil.disk_usage(there).free
-    if left > free:
-        raise Unavailable(f"The download needs {_size(left)} and the disk has {_size(free)} free; make room first.")
+    if left and left + RESERVE > free:
+        raise Unavailable(f"The download needs {_size(left)} and the disk has {_size(free)} free, of which {_size(RESERVE)} are kept.")
 
 
 def _present(path: Path) -> int:

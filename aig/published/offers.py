@@ -40,22 +40,27 @@ def finder(names: Sequence[str], *, own: bool = False) -> Callable[[str], Offer]
     return find
 
 
+def tuned_presets() -> tuple[str, ...]:
+    """The presets that can be compared: those with tuned weights."""
+    return tuple(name for name in presets.names() if presets.load(name).tuned)
+
+
 def fitting(free: int | None = None) -> tuple[str, ...]:
-    """The presets whose weights fit into the memory of this machine's GPU; none without one. free: its bytes, if known."""
+    """Those whose weights fit into the memory of this machine's GPU; none without one. free: its bytes, if known."""
     if free is None:
         free = pipelines.free_bytes("cuda") if torch.cuda.is_available() else 0
-    return tuple(name for name in presets.names() if presets.load(name).memory * 1e9 < free)
+    return tuple(name for name in tuned_presets() if presets.load(name).memory * 1e9 < free)
 
 
 def chosen(names: str | None) -> tuple[str, ...]:
     """The presets that an operator names, with commas between them, or "all" or "none"; None for those that fit into the GPU."""
-    if names is None:
+    if not names:
         return fitting()
     if names in ("all", "none"):
-        return presets.names() if names == "all" else ()
+        return tuned_presets() if names == "all" else ()
     found = tuple(name.strip() for name in names.split(","))
-    if unknown := [name for name in found if name not in presets.names()]:
-        raise ValueError(f"Unknown preset {unknown[0]!r}; choose among: all, none, {', '.join(presets.names())}.")
+    if unknown := [name for name in found if name not in tuned_presets()]:
+        raise ValueError(f"No preset {unknown[0]!r} with tuned weights; choose among: all, none, {', '.join(tuned_presets())}.")
     return found
 
 
@@ -84,12 +89,13 @@ def offer(preset: Preset) -> Offer:
 
 def facts(preset: Preset) -> Facts:
     """What a preset says of its model."""
+    # where tuning saw no reward model, or one that is not here, the preset's first reward stands in
     proxies = {tuned.name: tuned.reward if tuned.reward in scorers.NAMES else preset.rewards[0] for tuned in preset.tuned}
     return Facts(
         name=preset.name,
         title=preset.title,
         tunings={tuned.name: (0.0,) for tuned in preset.tuned},
-        tuned_on=proxies,
+        proxies=proxies,
         rewards=tuple(dict.fromkeys((*preset.rewards, *proxies.values(), preset.held_out))),
         held_out=preset.held_out,
         size=preset.size,
@@ -120,31 +126,37 @@ def load(preset: Preset, tell: Tell) -> Model:
     """
     device = "cuda" if torch.cuda.is_available() else "cpu"
     dtype = torch.bfloat16 if device == "cuda" else torch.float32
-    folders = {source: folder(source, tell) for source in (preset, *preset.tuned)}
-    about = facts(preset)
+    anonymous = preset.name.startswith(OWN)  # a visitor sees nothing that only the operator's token may read
+    place, about = folder(preset, tell, anonymous=anonymous), facts(preset)
     tell(f"Loading {preset.title}")
-    pipe = pipelines.load(folders[preset], preset.pipeline, dtype=dtype, device=device)
+    pipe = pipelines.load(place, preset.pipeline, dtype=dtype, device=device)
     features = scorers.load_features(preset.features, judge_folders(preset.features, tell), device=device, dtype=dtype)
     known = {tuned.name: tuned for tuned in preset.tuned}
     ready: dict[str, pipelines.Tuning] = {}
     rewards: dict[str, torch.nn.Module] = {}
+    fits = [budget.UNLIMITED]
 
     def prepare(tuning: str, tell: Tell) -> None:
+        if tuning in ready:
+            return
+        drop()
         for name in [name for name in rewards if name not in about.judges(tuning)]:
             pipelines.release(rewards.pop(name))
         for name in about.judges(tuning):
             if name not in rewards:
                 tell(f"Loading the reward {name}")
                 rewards[name] = scorers.load(name, judge_folders(name, tell), device=device, dtype=dtype)
-        if tuning not in ready:
-            drop()
-            tell(f"Loading {tuning}")
-            ready[tuning] = pipelines.tuned(pipe, known[tuning], folders[known[tuning]])
+        source = known[tuning]
+        weights = folder(source, tell, anonymous=anonymous)
+        tell(f"Loading {tuning}")
+        ready[tuning] = pipelines.tuned(pipe, source, weights, work_bytes=budget.least(pipe, preset.size))
+        fits[0] = budget.measured(pipe, preset.size)
 
     def drop() -> None:
-        for held in ready.values():
-            pipelines.release(*held.holds)
-        ready.clear()
+        held = list(ready.values())
+        ready.clear()  # first: whatever happens, nothing half freed is used again
+        for tuning in held:
+            pipelines.release(*tuning.holds)
         adapters.detach(adapters.denoiser(pipe))
 
     def release() -> None:
@@ -160,16 +172,16 @@ def load(preset: Preset, tell: Tell) -> Model:
         measure=lambda images: (features(images.to(device)).cpu(), {}),
         prepare=prepare,
         release=release,
-        budget=budget.measured(pipe, preset.size),
+        budget=lambda: fits[0],
         size=preset.size,
     )
 
 
-def folder(source: Preset | Tuned | hub.Listed, tell: Tell) -> Path:
+def folder(source: hub.Source, tell: Tell, *, anonymous: bool = False) -> Path:
     """The folder of complete files, downloaded if need be by a process that may use the network."""
     if place := hub.located(source):
         return place
-    for event in hub.apart(source):
+    for event in hub.apart(source, anonymous=anonymous):
         if "plan" in event:
             tell(event["plan"])
         elif "done" in event:

@@ -23,6 +23,7 @@ import torch
 from torch import nn
 
 from aig import adapters
+from aig.budget import cuda_free
 from aig.published.presets import PIPELINES, Tuned
 
 TOKENIZERS = (
@@ -233,7 +234,7 @@ def tuned(pipe: object, source: Tuned, folder: Path, *, mode: str | None = None,
     tensors = loras.read(path, pipe)
     adapters.check(base, tensors)
     extra = adapters.changed_bytes(base, tensors)
-    mode = mode or choose(free_bytes(next(base.parameters()).device), extra, work_bytes)
+    mode = mode or choose(free_bytes(next(base.parameters()).device), 2 * extra, work_bytes)  # LoRA scales in between take a second copy
     if mode not in ("fused", "switched"):
         raise ValueError(f"Unknown mode {mode!r} for a LoRA; choose fused or switched.")
     if mode == "switched":
@@ -252,8 +253,7 @@ def free_bytes(device: str | torch.device) -> int:
     """Memory that can still be taken: of the GPU, unused cache included, or of this machine or container."""
     device = torch.device(device)
     if device.type == "cuda":
-        unused = torch.cuda.memory_reserved(device) - torch.cuda.memory_allocated(device)
-        return torch.cuda.mem_get_info(device)[0] + unused
+        return int(cuda_free(device))
     free = math.inf
     if Path("/proc/meminfo").is_file():
         free = int(re.search(r"MemAvailable:\s+(\d+) kB", Path("/proc/meminfo").read_text())[1]) * 1024
@@ -266,7 +266,7 @@ def free_bytes(device: str | torch.device) -> int:
 def release(*parts: object) -> None:
     """Free the memory of pipelines and modules, also where something still refers to them; they cannot be used after.
 
-    Shared weights go with the first module that holds them. None and parts without weights are passed over.
+    Weights that a module outside shares stay with it. None and parts without weights are passed over.
     """
     for part in parts:
         if hasattr(part, "components"):

@@ -125,13 +125,17 @@ def located(name: str, source: Source) -> dict[str, Path]:
     if source is None:
         return {file: fetched(repo, revision, file) for repo, revision, file in files(name)}
     paths = {}
-    for repo, _, file in files(name):
+    for repo, revision, file in files(name):
         if isinstance(source, Mapping) and repo not in source:
             raise ValueError(f"The reward or feature model {name!r} needs a folder for {repo}.")
         folder = Path(source[repo] if isinstance(source, Mapping) else source)
         paths[file] = folder / file
         if not paths[file].is_file():
             raise ValueError(f"The folder {folder.name!r} has no {file}, which {name!r} needs from {repo}.")
+        if isinstance(source, Mapping) and revision is None and (digest := SHA256.get((repo, file))):
+            with paths[file].open("rb") as stream:
+                if hashlib.file_digest(stream, "sha256").hexdigest() != digest:
+                    raise ValueError(f"{file} of {repo} differs from the checksum that is known of it.")
     return paths
 
 

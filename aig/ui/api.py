@@ -40,11 +40,12 @@ def listings(engine: Engine, offered: Sequence[Facts]) -> dict[str, Callable[...
         }
 
     def rewards() -> dict:
-        """The rewards by name, and the part each plays: models were tuned on it, or it is held out."""
+        """The rewards by name, and the part each plays: it stands for what models were tuned on, or it is held out."""
         models = (first, *offered)
         tuned = {facts.proxy(name) for facts in models for name in facts.tunings}
         names = dict.fromkeys(name for facts in models for name in facts.rewards)
-        return {name: "models were tuned on it" if name in tuned else "held out: no model was tuned on it" for name in names}
+        role = "shown for tuned models, as what they were tuned on or the nearest to it"
+        return {name: role if name in tuned else "held out" for name in names}
 
     def columns_api(steps: int = Request.steps, images: int = Request.images, guidance: float = Request.guidance, model: str = "") -> dict:
         """The kinds of columns that can be added beside base, reward-tuned and AIG.

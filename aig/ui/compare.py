@@ -58,10 +58,11 @@ def build(
     offered: the models that can be chosen beside the engine's first. allow_own: whether visitors may name models of their own.
     Returns what to do when a browser tab closes: end its runs.
     """
-    facts, runs = engine.facts(), Runs(engine, recording)
+    facts = engine.facts()
     default = replay.opening(facts.tunings)
-    first = runs.recorded[0] if runs.recorded else views.idle(default, facts.judges(default.tuning))
     titles = [(facts.title, default.model), *((other.title, other.name) for other in offered)]
+    runs = Runs(engine, recording, titles)
+    first = runs.recorded[0] if runs.recorded else views.idle(default, facts.judges(default.tuning))
 
     with gr.Row(elem_id="compare"):
         with gr.Column(elem_id="ask"):
@@ -84,9 +85,7 @@ def build(
             viewer = (HERE / "viewer.js").read_text()
             gr.HTML((HERE / "viewer.html").read_text(), js_on_load=viewer, apply_default_css=False, elem_id="viewer")
         with gr.Column(elem_id="settings"):
-            model = gr.Dropdown(
-                titles, value=default.model, label="Model", info=facts.about, visible=len(titles) > 1, elem_id="model"
-            )
+            model = gr.Dropdown(label="Model", elem_id="model", **controls.models(facts, default.model, titles))
             fields, use = own.form(visible=allow_own)
             with gr.Column(elem_id="annealing"):
                 schedule = curve.editor(facts, default)
@@ -134,13 +133,13 @@ def build(
     stage.submit(runs.picture, reached, relay, **QUICK | {"preprocess": True})
 
     def retuned(name: object, tuning: object) -> tuple[dict, dict]:
-        return gr.update(**controls.strengths(offer(name), tuning)), gr.update(info=offer(name).notes.get(tuning))
+        note = offer(name).notes.get(tuning if isinstance(tuning, str) else "")
+        return gr.update(**controls.strengths(offer(name), tuning)), gr.update(info=note)
 
     def switched(name: object) -> list[dict]:
-        chosen = controls.settings(offer(name), controls.settled(offer(name), name))
+        chosen = controls.settings(offer(name), controls.settled(offer(name), name), titles)
         kept = {"prompt", "seed", "images", "schedule", "lora_scale"} - set(offer(name).defaults)
-        updates = {field: gr.skip() if field in kept else gr.update(**chosen[field]) for field in controls.FIELDS}
-        return list((updates | {"model": gr.update(info=offer(name).about)}).values())
+        return [gr.skip() if field in kept else gr.update(**chosen[field]) for field in controls.FIELDS]
 
     def offer(name: object) -> Facts:
         try:
@@ -153,8 +152,7 @@ def build(
             name = offers.own_name(form)
         except ValueError as problem:
             raise gr.Error(render.escape(problem), print_exception=False) from problem
-        *others, _ = switched(name)
-        return [*others, gr.update(choices=[*titles, (offer(name).title, name)], value=name, info=offer(name).about, visible=True)]
+        return switched(name)
 
     use.click(named, fields, settings, **QUICK | {"queue": True})  # only queued handlers have their refusals shown
     tuning.input(retuned, [model, tuning], [kl, tuning], **QUICK)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+from collections.abc import Sequence
 
 from aig.models import Facts
 from aig.request import Request
@@ -45,10 +46,18 @@ def columns(facts: Facts, request: Request) -> dict:
     return {"choices": added.choices(facts, request), "value": list(request.columns)}
 
 
-def settings(facts: Facts, request: Request) -> dict[str, dict]:
+def models(facts: Facts, name: str, titles: Sequence[tuple[str, str]]) -> dict:
+    """The settings of the control that chooses the model; titles: (title, name) of those on offer. It hides where there is one only."""
+    choices = dict(titles)
+    value = choices.setdefault(facts.title, name)  # a visitor's own model joins them
+    return {"choices": list(choices.items()), "value": value, "info": facts.about, "visible": len(choices) > 1}
+
+
+def settings(facts: Facts, request: Request, titles: Sequence[tuple[str, str]]) -> dict[str, dict]:
     """Field of a request -> the settings of its control, for a checked request."""
     plain = {name: {"value": getattr(request, name)} for name in FIELDS}
     return plain | {
+        "model": models(facts, request.model, titles),
         "tuning": tunings(facts, request.tuning),
         "kl": strengths(facts, request.tuning, request.kl),
         "columns": columns(facts, request),

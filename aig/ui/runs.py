@@ -26,8 +26,8 @@ READY = gr.update(interactive=True), gr.update(interactive=False)
 class Runs:
     """The open streams of every session, which Stop and a closed tab end, and the handlers that open them."""
 
-    def __init__(self, engine: Engine, recording: Sequence[Update] = ()) -> None:
-        self._engine = engine
+    def __init__(self, engine: Engine, recording: Sequence[Update], titles: Sequence[tuple[str, str]]) -> None:
+        self._engine, self._titles = engine, titles
         self.recorded = views.replayed(recording)
         self._frames = [render.stage(view) for view in self.recorded]
         self._lock = Lock()
@@ -126,7 +126,7 @@ class Runs:
 
     def _updates(self, request: Request) -> list[dict]:
         """The updates of all controls for a checked request."""
-        settings = controls.settings(self._engine.facts(request.model), request)
+        settings = controls.settings(self._engine.facts(request.model), request, self._titles)
         return [gr.update(**settings[name]) for name in FIELDS]
 
     def _decoded(self, text: object) -> Request:
