@@ -15,13 +15,13 @@ weights to safetensors by third parties, whose contents nobody vouches for.
 
 from __future__ import annotations
 
-import hashlib
 import warnings
 from collections.abc import Callable, Mapping
 from pathlib import Path
 
 import torch
 
+from aig.published.hub import digest
 from aig.published.towers import (
     AESTHETICS_HEAD,
     Aesthetics,
@@ -132,10 +132,8 @@ def located(name: str, source: Source) -> dict[str, Path]:
         paths[file] = folder / file
         if not paths[file].is_file():
             raise ValueError(f"The folder {folder.name!r} has no {file}, which {name!r} needs from {repo}.")
-        if isinstance(source, Mapping) and revision is None and (digest := SHA256.get((repo, file))):
-            with paths[file].open("rb") as stream:
-                if hashlib.file_digest(stream, "sha256").hexdigest() != digest:
-                    raise ValueError(f"{file} of {repo} differs from the checksum that is known of it.")
+        if isinstance(source, Mapping) and revision is None:  # what is pinned was checked when it was fetched
+            verify(paths[file], repo, file)
     return paths
 
 
@@ -144,17 +142,20 @@ def fetched(repo: str, revision: str | None, file: str) -> Path:
     from huggingface_hub import hf_hub_download
     from huggingface_hub.errors import HfHubHTTPError
 
-    digest = SHA256.get((repo, file))
     if revision is None:
-        known = "its checksum is checked" if digest else "whatever it contains now is used"
+        known = "its checksum is checked" if (repo, file) in SHA256 else "whatever it contains now is used"
         warnings.warn(f"{repo} is not pinned to a revision; {known}.", stacklevel=4)
     try:
         path = Path(hf_hub_download(repo, file, revision=revision))
     except (HfHubHTTPError, OSError) as problem:
         why = type(problem).__name__
         raise ValueError(f"{file} of {repo} is neither on this machine nor to be had from the Hub ({why}).") from None
-    if digest:
-        with path.open("rb") as stream:
-            if hashlib.file_digest(stream, "sha256").hexdigest() != digest:
-                raise ValueError(f"{file} of {repo} differs from its checksum; delete it from the Hub's cache.")
+    verify(path, repo, file)
     return path
+
+
+def verify(path: Path, repo: str, file: str) -> None:
+    """Compare a file with its checksum, where that is known; ValueError when it differs."""
+    known = SHA256.get((repo, file))
+    if known and digest(path) != known:
+        raise ValueError(f"{file} of {repo} differs from its checksum; delete it where it was downloaded to.")
