@@ -144,7 +144,7 @@ def run_columns(options: argparse.Namespace) -> None:
 
 
 def run_fetch(options: argparse.Namespace) -> None:
-    from aig.published import hub, presets
+    from aig.published import downloads, presets
 
     preset = presets.load(options.preset)
     names = [tuned.name for tuned in preset.tuned]
@@ -152,7 +152,7 @@ def run_fetch(options: argparse.Namespace) -> None:
         raise ValueError(f"{preset.title} has no tuned weights {unknown[0]!r}; choose among: {', '.join(names) or 'none'}.")
     for source in (preset, *(tuned for tuned in preset.tuned if tuned.name in (options.tuned or names))):
         print(f"{source.repo}: licence {source.licence}, {'pinned' if source.pinned else 'not pinned'}")
-        for event in hub.apart(source, only_plan=options.plan):
+        for event in downloads.apart(source, only_plan=options.plan):
             if "plan" in event:
                 print(event["plan"], flush=True)
             elif "done" in event:
@@ -173,7 +173,7 @@ def run_replay(options: argparse.Namespace) -> None:
 def run_draft(options: argparse.Namespace) -> None:
     os.environ["HF_HUB_OFFLINE"] = "0"  # before huggingface_hub is imported: model and reward are fetched where need be
     from aig import models
-    from aig.published import draft, hub, presets
+    from aig.published import downloads, draft, presets
 
     given = {f.name: getattr(options, f.name, None) for f in dataclasses.fields(draft.Settings)}
     prompts = [line.strip() for line in options.prompts.read_text().splitlines() if line.strip()]
@@ -182,7 +182,7 @@ def run_draft(options: argparse.Namespace) -> None:
         pipeline = draft.pipeline_of(folder)
     else:
         preset = presets.load(options.model)
-        folder, base, licence, pipeline = hub.located(preset), preset.repo, preset.licence, preset.pipeline
+        folder, base, licence, pipeline = downloads.located(preset), preset.repo, preset.licence, preset.pipeline
     if given["batch"] is None and pipeline == "StableDiffusionPipeline":
         given["batch"] = 64  # as the authors
     settings = draft.Settings(**{name: value for name, value in given.items() if value is not None})
@@ -200,7 +200,7 @@ def run_draft(options: argparse.Namespace) -> None:
     models.quiet()
     place = "cuda" if torch.cuda.is_available() else "cpu"
     reward = rewards.load(options.reward, options.reward_folder, device=place)
-    for event in hub.apart(preset) if folder is None else ():
+    for event in downloads.apart(preset) if folder is None else ():
         if "done" in event:
             there = f"{event['done'] / 1e9:.2f} of {event['total'] / 1e9:.2f} GB"
             print(f"\r{base}: {there}", end="", file=sys.stderr, flush=True)

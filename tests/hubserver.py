@@ -1,10 +1,10 @@
-"""A small HTTP server that speaks as much of the Hub's API as its own client needs to list and fetch a model's
-files."""
+"""A small HTTP server that speaks as much of the Hub's API as its own client needs to list and fetch a model's files."""
 
 from __future__ import annotations
 
 import hashlib
 import json
+import os
 import re
 import socket
 import threading
@@ -14,7 +14,55 @@ from contextlib import contextmanager, suppress
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from urllib.parse import unquote, urlsplit
 
+from aig.published import presets
+
 COMMIT = "0123456789abcdef0123456789abcdef01234567"
+WEIGHTS = os.urandom(3 * 2**20)
+MODEL = {
+    "model_index.json": b'{"_class_name": "StableDiffusionPipeline"}',
+    "README.md": b"hello",
+    "pipeline.py": b"raise SystemExit",
+    "v1-5-pruned.ckpt": b"pickle",
+    "v1-5-pruned.safetensors": b"single",
+    "scheduler/scheduler_config.json": b"{}",
+    "tokenizer/vocab.json": b"{}",
+    "tokenizer/merges.txt": b"#version",
+    "tokenizer/chat_template.jinja": b"{{ 1 }}",
+    "tokenizer/tokenizer.py": b"1",
+    "text_encoder/config.json": b"{}",
+    "text_encoder/model.safetensors": b"one whole",
+    "text_encoder/pytorch_model.bin": b"pickle",
+    "unet/config.json": b"{}",
+    "unet/diffusion_pytorch_model.safetensors": b"full size",
+    "unet/diffusion_pytorch_model.fp16.safetensors": WEIGHTS,
+    "unet/diffusion_pytorch_model.fp16.bin": b"pickle",
+    "vae/config.json": b"{}",
+    "vae/model.fp16-00001-of-00002.safetensors": b"shard 1",
+    "vae/model.fp16-00002-of-00002.safetensors": b"shard 2",
+    "vae/model.safetensors.index.fp16.json": b"{}",
+    "vae/model.safetensors": b"full size",
+    "safety_checker/config.json": b"{}",
+    "safety_checker/model.safetensors": b"not used",
+    "lora/weights.safetensors": b"lora",
+    "lora/adapter_config.json": b"{}",
+}
+WANTED = {
+    "model_index.json", "scheduler/scheduler_config.json", "tokenizer/vocab.json", "tokenizer/merges.txt",
+    "text_encoder/config.json", "text_encoder/model.safetensors", "unet/config.json",
+    "unet/diffusion_pytorch_model.fp16.safetensors", "vae/config.json", "vae/model.fp16-00001-of-00002.safetensors",
+    "vae/model.fp16-00002-of-00002.safetensors", "vae/model.safetensors.index.fp16.json",
+}  # fmt: skip
+BIG = "unet/diffusion_pytorch_model.fp16.safetensors"
+BASE = presets.parse(
+    (presets.FOLDER / "sd15.toml").read_text().split("[[tuned]]")[0]
+    .replace("stable-diffusion-v1-5/stable-diffusion-v1-5", "owner/model")
+    .replace("451f4fe16113bff5a5d2269ed5ad43b0592e9a14", "main"), "base",
+)  # fmt: skip
+
+
+def tuned(**changes: str) -> presets.Tuned:
+    given = {"kind": "lora", "repo": "owner/model", "subfolder": "lora", "weight_name": "weights.safetensors"}
+    return presets.Tuned(name="t", reward="r", licence="l", source="s", **{**given, **changes})
 
 
 class Hub:

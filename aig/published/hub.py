@@ -1,27 +1,19 @@
-"""Fetching published weights: what would be downloaded and how large it is, then the download, resumable and verified.
+"""What the Hub holds of a model: which of its files would be downloaded, how large they are, and what keeps them from us.
 
-The app runs offline (HF_HUB_OFFLINE=1), and that holds for a whole process. So an explicit request is served by a
-process of its own, ``apart``, and the one that serves images never opens a connection. Files lie under their commit
-as plain files, without the Hub cache's symbolic links, so that a model's folder can be checked on its own.
+Nothing is downloaded here; ``aig.published.downloads`` does it.
 """
 
 from __future__ import annotations
 
-import dataclasses
 import errno
-import functools
-import hashlib
-import json
 import os
 import re
 import shutil
-import subprocess
-import sys
-from collections.abc import Callable, Iterable, Iterator, Mapping
+from collections.abc import Iterable
 from dataclasses import dataclass
 from pathlib import Path
 
-from aig.published.presets import COMMIT, Preset, Tuned, folder_of, is_local
+from aig.published.presets import COMMIT, Preset, Tuned, is_local
 
 COMPONENTS = (  # folders of the stock text-to-image pipelines; the safety checker and its extractor are not loaded
     "scheduler", "tokenizer", "tokenizer_2", "tokenizer_3", "text_encoder", "text_encoder_2", "text_encoder_3",
@@ -30,11 +22,7 @@ COMPONENTS = (  # folders of the stock text-to-image pipelines; the safety check
 TEXTS = (".json", ".txt", ".model")  # configurations and tokenizers; never code, templates or pickles
 MAX_TEXT = 64 * 2**20  # bytes of one such file; the largest tokenizer in use has about half of it
 MAX_TOTAL = 200 * 10**9  # bytes of one model
-MAX_OWN = 20 * 10**9  # bytes of one model that a visitor named
 RESERVE = 2 * 10**9  # bytes of the disk that downloads leave free
-TOKENS = ("HF_TOKEN", "HUGGING_FACE_HUB_TOKEN", "HUGGINGFACE_HUB_TOKEN")
-MANIFEST = "aig-files.json"  # written when all files are there: a folder without it is not a model
-CHUNK = 2**20
 _PATH = re.compile(r"[\w][\w .+-]*(/[\w][\w .+-]*){0,4}", re.ASCII)
 
 # Names that diffusers and transformers give to weights, their variants and shards, in the newer and the older order.
@@ -98,21 +86,6 @@ def store() -> Path:
     return Path(HF_ASSETS_CACHE) / "aig"
 
 
-def located(source: Source) -> Path | None:
-    """The folder with a model's files if it is complete on this machine, else None. A local id must exist:
-    ValueError."""
-    if is_local(source.repo):
-        return folder_of(source.repo)
-    home = store() / source.repo.replace("/", "--")
-    commit = source.revision
-    if not COMMIT.fullmatch(commit):
-        commit = _read_json(home / "revisions.json").get(commit, "")
-    folder = home / commit
-    listed = _read_json(folder / MANIFEST) if COMMIT.fullmatch(commit) else {}
-    there = _marks(source) <= set(listed) and all(_length(folder / name) == size for name, size in listed.items())
-    return folder if there else None
-
-
 def plan(
     source: Source, *, place: Path | None = None, endpoint: str | None = None, timeout: float = 10.0, most: int = MAX_TOTAL
 ) -> Plan:
@@ -131,24 +104,21 @@ def plan(
             source.repo, revision=source.revision, timeout=timeout, files_metadata=True
         )
     except Exception as error:  # whatever the client and its transport raise becomes one line
-        raise _explained(error, source) from error
+        raise explained(error, source) from error
     if not COMMIT.fullmatch(found.sha or ""):
         raise Unavailable(f"The Hub does not say which commit {source.revision!r} of {source.repo} is.")
     listed = {sibling.rfilename: sibling for sibling in found.siblings or ()}
     files = tuple(_file(listed[name], source.repo) for name in needed(listed, source))
     if sum(file.size for file in files) > most:
-        raise ValueError(
-            f"{source.repo} is {_size(sum(file.size for file in files))} large, at most {_size(most)} are fetched."
-        )
+        raise ValueError(f"{source.repo} is {_size(sum(file.size for file in files))} large, at most {_size(most)} are fetched.")
     folder = (place or store()) / source.repo.replace("/", "--") / found.sha
     left = sum(file.size - min(file.size, _present(folder / file.name)) for file in files)
-    _check_space(folder, left)
+    check_space(folder, left)
     return Plan(repo=source.repo, revision=source.revision, commit=found.sha, files=files, folder=folder, left=left)
 
 
 def needed(names: Iterable[str], source: Source) -> tuple[str, ...]:
-    """The files of a repository that a model is loaded from: safetensors in the wanted variant, configurations,
-    tokenizers.
+    """The files of a repository that a model is loaded from: safetensors in the wanted variant, configurations, tokenizers.
 
     Never a pickle, code or a template, unless the app's own list names it. ValueError when the repository lacks what is needed.
     """
@@ -175,169 +145,6 @@ def needed(names: Iterable[str], source: Source) -> tuple[str, ...]:
     return ("model_index.json", *parts)
 
 
-def fetch(
-    planned: Plan, on_progress: Callable[[int, int], None] = lambda done, total: None, *, endpoint: str | None = None
-) -> Path:
-    """Download a plan's files and return their folder. on_progress gets (bytes there, bytes in all).
-
-    Files that are there are kept, a part of a file is continued, and each file gets its name only when its size and its
-    checksum are right. Raises Unavailable with one line, after which the same call goes on where this one stopped.
-    """
-    _check_space(planned.folder, planned.left)
-    there = 0
-    for file in planned.files:
-        path = planned.folder / file.name
-        try:
-            path.parent.mkdir(parents=True, exist_ok=True)
-            if _length(path) != file.size:
-                report = functools.partial(_report, on_progress, there, planned.total)
-                _download(file, path, planned, report, endpoint)
-        except Unavailable:
-            raise
-        except Exception as error:
-            raise _explained(error, planned) from error
-        there += file.size
-        on_progress(there, planned.total)
-    try:
-        known = _read_json(planned.folder / MANIFEST)
-        _write_json(planned.folder / MANIFEST, known | {file.name: file.size for file in planned.files})
-        revisions = planned.folder.parent / "revisions.json"
-        _write_json(revisions, _read_json(revisions) | {planned.revision: planned.commit})
-    except OSError as error:
-        raise _explained(error, planned) from error
-    return planned.folder
-
-
-def apart(source: Source, *, only_plan: bool = False, anonymous: bool = False) -> Iterator[dict]:
-    """Plan and fetch in a process of its own that may use the network, while this one stays offline.
-
-    anonymous: without the operator's token, and no more than MAX_OWN bytes, for what a visitor named.
-
-    Yields {"plan": words, "total": bytes, "left": bytes}, then {"done": bytes, "total": bytes} and at last {"folder":
-    path}. Raises Unavailable or ValueError with the one line. Closing the generator ends the download; it resumes
-    next time.
-    """
-    order = {"kind": type(source).__name__, "only_plan": only_plan, "source": dataclasses.asdict(source)}
-    order["most"] = MAX_OWN if anonymous else MAX_TOTAL
-    environment = {
-        **os.environ,
-        "HF_HUB_OFFLINE": "0",
-        "TRANSFORMERS_OFFLINE": "0",
-        "PYTHONPATH": str(Path(__file__).parents[2]),
-    }
-    if anonymous:
-        environment = {key: value for key, value in environment.items() if key not in TOKENS} | {"HF_HUB_DISABLE_IMPLICIT_TOKEN": "1"}
-    worker = subprocess.Popen(
-        [sys.executable, "-m", "aig.published.hub"], stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True, env=environment
-    )
-    try:
-        worker.stdin.write(json.dumps(order))
-        worker.stdin.close()
-        for line in worker.stdout:
-            event = json.loads(line)
-            if "error" in event:
-                raise (Unavailable if event["unavailable"] else ValueError)(event["error"])
-            yield event
-        if worker.wait():
-            raise Unavailable(
-                f"The download of {source.repo} ended unexpectedly; start it again, it will be continued."
-            )
-    finally:
-        worker.kill()
-        worker.stdout.close()
-        worker.wait()
-
-
-def main() -> None:
-    """The worker of ``apart``: an order on standard input, events on standard output, one JSON object a line."""
-    order = json.load(sys.stdin)
-    values = order["source"]
-    if order["kind"] == "Preset":
-        source = Preset(**{**values, "rewards": tuple(values["rewards"]), "tuned": ()})
-    elif order["kind"] == "Listed":
-        source = Listed(**{**values, "files": tuple(values["files"])})
-    else:
-        source = Tuned(**values)
-    last = -1
-
-    def report(done: int, total: int) -> None:
-        nonlocal last
-        if done == total or done - last >= 4 * CHUNK:
-            last = done
-            print(json.dumps({"done": done, "total": total}), flush=True)
-
-    try:
-        planned = plan(source, most=order["most"])
-        print(json.dumps({"plan": str(planned), "total": planned.total, "left": planned.left}), flush=True)
-        if not order["only_plan"]:
-            print(json.dumps({"folder": str(fetch(planned, report))}), flush=True)
-    except ValueError as problem:
-        print(json.dumps({"error": str(problem), "unavailable": isinstance(problem, Unavailable)}), flush=True)
-
-
-def _report(on_progress: Callable[[int, int], None], before: int, total: int, count: int) -> None:
-    on_progress(before + count, total)
-
-
-class _Meter:
-    """Takes the place of tqdm in the Hub's client and passes the number of bytes there on."""
-
-    def __init__(self, report: Callable[[int], None], initial: int) -> None:
-        self.report, self.there = report, initial
-
-    def __enter__(self) -> _Meter:
-        return self
-
-    def __exit__(self, *_: object) -> None:
-        pass
-
-    def update(self, count: float) -> None:
-        self.there += int(count)
-        self.report(self.there)
-
-
-def _download(file: File, path: Path, planned: Plan, report: Callable[[int], None], endpoint: str | None) -> None:
-    """One file, continued where an earlier attempt stopped, and verified before it gets its name.
-
-    The client's own hf_hub_download starts a broken file again from nothing, so its http_get is used, which can
-    continue.
-    """
-    from huggingface_hub import hf_hub_url
-    from huggingface_hub.file_download import http_get
-    from huggingface_hub.utils import build_hf_headers
-
-    part = path.with_name(path.name + ".part")
-    if _length(part) > file.size:
-        part.unlink()
-    url = hf_hub_url(planned.repo, file.name, revision=planned.commit, endpoint=endpoint)
-    with part.open("ab") as target:
-        http_get(
-            url,
-            target,
-            resume_size=target.tell(),
-            headers=build_hf_headers(library_name="aig"),
-            expected_size=file.size,
-            tqdm_class=lambda initial=0, **_: _Meter(report, initial),
-        )
-        target.flush()
-        os.fsync(target.fileno())
-    if _length(part) != file.size or digest(part, len(file.digest)) != file.digest:
-        part.unlink()
-        raise Unavailable(f"{file.name!r} of {planned.repo} arrived with a wrong checksum and was deleted; try again.")
-    part.replace(path)
-
-
-def digest(path: Path, length: int = 64) -> str:
-    """sha256 of a file (64 digits), or git's sha1 of it as a blob (40 digits)."""
-    with path.open("rb") as file:
-        if length == 64:
-            return hashlib.file_digest(file, "sha256").hexdigest()
-        blob = hashlib.sha1(f"blob {_length(path)}\0".encode(), usedforsecurity=False)
-        while piece := file.read(CHUNK):
-            blob.update(piece)
-        return blob.hexdigest()
-
-
 def _component(names: set[str], folder: str, variant: str, repo: str) -> tuple[str, ...]:
     """The files of one component: the weights that the stock loader would choose, and its small text files."""
     inside = {name for name in names if name.rpartition("/")[0] == folder}
@@ -352,15 +159,12 @@ def _component(names: set[str], folder: str, variant: str, repo: str) -> tuple[s
         name for name in weights if _variant(name) == ""
     } or {name for name in weights if _variant(name) == "fp16"}
     if not any(name.endswith(".safetensors") for name in chosen):
-        raise ValueError(
-            f"{repo} has no .safetensors weights in {where}; other formats can hold code and are not read."
-        )
+        raise ValueError(f"{repo} has no .safetensors weights in {where}; other formats can hold code and are not read.")
     return tuple(sorted(texts | chosen))
 
 
 def _variant(name: str) -> str | None:
-    """ "fp16" of ``unet/model.fp16.safetensors``, of a shard or an index; "" without one; None for a file of another
-    kind."""
+    """The fp16 of ``unet/model.fp16.safetensors``, of a shard or an index; "" without one; None for a file of another kind."""
     found = _WEIGHTS.fullmatch(name.rpartition("/")[2]) or _INDEX.fullmatch(name.rpartition("/")[2])
     return None if found is None else next(filter(None, found.groups()), "")
 
@@ -372,22 +176,11 @@ def _file(sibling: object, repo: str) -> File:
     if not whole or not re.fullmatch("[0-9a-f]{64}" if sibling.lfs else "[0-9a-f]{40}", checksum or ""):
         raise Unavailable(f"The Hub states no size and checksum for {sibling.rfilename!r} of {repo}.")
     if sibling.rfilename.endswith(TEXTS) and sibling.size > MAX_TEXT:
-        raise ValueError(
-            f"{sibling.rfilename!r} of {repo} is {_size(sibling.size)} large, too much for a configuration."
-        )
+        raise ValueError(f"{sibling.rfilename!r} of {repo} is {_size(sibling.size)} large, too much for a configuration.")
     return File(name=sibling.rfilename, size=sibling.size, digest=checksum)
 
 
-def _marks(source: Source) -> set[str]:
-    """The files whose presence in the manifest shows that this model was fetched, and not another of the repository."""
-    if isinstance(source, Listed):
-        return set(source.files)
-    if isinstance(source, Preset):
-        return {"model_index.json"}
-    return {"/".join(filter(None, (source.subfolder, source.weight_name or "config.json")))}
-
-
-def _explained(error: Exception, source: Source | Plan) -> Unavailable:
+def explained(error: Exception, source: Source | Plan) -> Unavailable:
     """One line for whatever the Hub's client, its transport or the disk raised."""
     repo, revision = source.repo, source.revision
     kinds = {kind.__name__ for kind in type(error).__mro__}  # by name: the transport's package changed between releases
@@ -428,7 +221,7 @@ def _explained(error: Exception, source: Source | Plan) -> Unavailable:
     return Unavailable(line)
 
 
-def _check_space(folder: Path, left: int) -> None:
+def check_space(folder: Path, left: int) -> None:
     """Unavailable when the disk has no room for the bytes that are still to come."""
     there = next(parent for parent in (folder, *folder.absolute().parents) if parent.exists())
     free = shutil.disk_usage(there).free
@@ -438,27 +231,12 @@ def _check_space(folder: Path, left: int) -> None:
 
 def _present(path: Path) -> int:
     """Bytes of a file that are on the disk, whole or in part."""
-    return max(_length(path), _length(path.with_name(path.name + ".part")))
+    return max(length(path), length(path.with_name(path.name + ".part")))
 
 
-def _length(path: Path) -> int:
+def length(path: Path) -> int:
     """The size of a file in bytes, 0 when there is none."""
     return path.stat().st_size if path.is_file() else 0
-
-
-def _read_json(path: Path) -> Mapping[str, object]:
-    """A small JSON object of our own, empty when there is none or it was cut off."""
-    try:
-        content = json.loads(path.read_text()) if path.is_file() else {}
-    except ValueError:
-        return {}
-    return content if isinstance(content, dict) else {}
-
-
-def _write_json(path: Path, content: Mapping[str, object]) -> None:
-    partial = path.with_name(path.name + ".part")
-    partial.write_text(json.dumps(content, indent=1))
-    partial.replace(path)
 
 
 def _size(count: int) -> str:
@@ -468,6 +246,3 @@ def _size(count: int) -> str:
             return f"{count / bytes_in:.1f} {unit}"
     return f"{count} bytes"
 
-
-if __name__ == "__main__":
-    main()

@@ -14,7 +14,7 @@ import torch
 
 from aig import adapters, budget
 from aig.models import Facts, Model, Offer
-from aig.published import hub, pipelines, presets, scorers
+from aig.published import downloads, hub, pipelines, presets, scorers
 from aig.published.presets import Preset, Tuned
 
 MAX_WORDS = 60  # what the 77 tokens of CLIP's text encoders hold of ordinary English
@@ -179,9 +179,9 @@ def load(preset: Preset, tell: Tell) -> Model:
 
 def folder(source: hub.Source, tell: Tell, *, anonymous: bool = False) -> Path:
     """The folder of complete files, downloaded if need be by a process that may use the network."""
-    if place := hub.located(source):
+    if place := downloads.located(source):
         return place
-    for event in hub.apart(source, anonymous=anonymous):
+    for event in downloads.apart(source, anonymous=anonymous):
         if "plan" in event:
             tell(event["plan"])
         elif "done" in event:

@@ -21,7 +21,7 @@ from pathlib import Path
 
 import torch
 
-from aig.published.hub import digest
+from aig.published.downloads import digest
 from aig.published.towers import (
     AESTHETICS_HEAD,
     Aesthetics,
