@@ -173,19 +173,19 @@ def run_replay(options: argparse.Namespace) -> None:
 def run_draft(options: argparse.Namespace) -> None:
     os.environ["HF_HUB_OFFLINE"] = "0"  # before huggingface_hub is imported: model and reward are fetched where need be
     from aig import models
-    from aig.published import downloads, draft, presets
+    from aig.published import downloads, draft, draft_settings, presets
 
-    given = {f.name: getattr(options, f.name, None) for f in dataclasses.fields(draft.Settings)}
+    given = {f.name: getattr(options, f.name, None) for f in dataclasses.fields(draft_settings.Settings)}
     prompts = [line.strip() for line in options.prompts.read_text().splitlines() if line.strip()]
     if Path(options.model).is_dir():
         folder, base, licence = Path(options.model), Path(options.model).resolve().name, ""
-        pipeline = draft.pipeline_of(folder)
+        pipeline = draft_settings.pipeline_of(folder)
     else:
         preset = presets.load(options.model)
         folder, base, licence, pipeline = downloads.located(preset), preset.repo, preset.licence, preset.pipeline
     if given["batch"] is None and pipeline == "StableDiffusionPipeline":
         given["batch"] = 64  # as the authors
-    settings = draft.Settings(**{name: value for name, value in given.items() if value is not None})
+    settings = draft_settings.Settings(**{name: value for name, value in given.items() if value is not None})
     if options.dry_run:
         print(draft.outline(folder, pipeline, prompts, settings))
         if folder is None:
@@ -206,11 +206,11 @@ def run_draft(options: argparse.Namespace) -> None:
             print(f"\r{base}: {there}", end="", file=sys.stderr, flush=True)
         folder = Path(event["folder"]) if "folder" in event else folder
     pipe = pipelines.load(folder, pipeline, device=place)
-    draft.authors_sampler(pipe)
+    draft_settings.authors_sampler(pipe)
     for row in draft.draft(pipe, reward, prompts, settings, out=options.out):
         shown = ", ".join(f"{name} {row[name]:.4g}" for name in ("reward", "gap", "loss"))
         print(f"\rupdate {row['step']} of {row['steps']}: {shown}", end="", file=sys.stderr, flush=True)
-    (options.out / "README.md").write_text(draft.card(options.out, base=base, licence=licence, reward=options.reward))
+    (options.out / "README.md").write_text(draft_settings.card(options.out, base=base, licence=licence, reward=options.reward))
     print(f"\n{options.out / draft.FILE}", file=sys.stderr)
 
 

@@ -17,14 +17,11 @@ train several LoRAs.
 from __future__ import annotations
 
 import contextlib
-import hashlib
 import inspect
-import json
-import math
 import os
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
-from dataclasses import asdict, dataclass, replace
+from dataclasses import asdict
 from pathlib import Path
 
 import torch
@@ -33,53 +30,13 @@ from torch import Tensor, nn
 
 from aig import adapters, families
 from aig.guidance import step_of
-from aig.world.training import fit, seconds_spent, warm_hold
+from aig.published import folders
+from aig.published.draft_settings import Settings, begin, resolved
+from aig.world.training import fit, warm_hold
 
 # Attention, of the image and, where a transformer keeps it apart, of the text.
 LAYERS = ("to_q", "to_k", "to_v", "to_out.0", "add_q_proj", "add_k_proj", "add_v_proj", "to_add_out")
-PRECISIONS = ("bf16", "no")
 FILE = "pytorch_lora_weights.safetensors"
-
-
-@dataclass(frozen=True, kw_only=True)
-class Settings:
-    """What a tuning run does."""
-
-    updates: int  # of the LoRA
-    kl: float = 0.0  # the authors tried 0, 0.1, 0.5, 1, 2, 5, 10, 20 and 50
-    seed: int = 0
-    batch: int = 32  # images an update; the authors' 32 for SDXL, 64 for Stable Diffusion 1.x
-    at_once: int = 4  # images in memory; their gradients add up to the batch's
-    truncation: int = 1  # K, the last steps that are differentiated
-    steps: int = 25  # of sampling
-    guidance: float | None = None  # None: the pipeline's own, which are the authors' 7.5 for SD 1.x and 5 for SDXL
-    size: int | None = None  # pixels of a side; None: the pipeline's own
-    rank: int = 32
-    rate: float = 2.5e-4  # of learning, after 10 updates of warm-up
-    clip: float = 10.0  # norm of the gradient
-    precision: str | None = None  # of the computation, one of PRECISIONS; None: bf16 on a GPU
-
-
-def resolved(pipe: DiffusionPipeline, settings: Settings) -> Settings:
-    """The settings with the pipeline's own guidance filled in. ValueError names what is out of range."""
-    if settings.guidance is None:
-        settings = replace(
-            settings, guidance=float(inspect.signature(type(pipe).__call__).parameters["guidance_scale"].default)
-        )
-    if settings.precision is None:
-        settings = replace(settings, precision="bf16" if torch.cuda.is_available() else "no")
-    for name in ("updates", "batch", "at_once", "truncation", "steps", "rank"):
-        if getattr(settings, name) < 1:
-            raise ValueError(f"{name} must be a whole number from 1, not {getattr(settings, name)}.")
-    if settings.truncation > settings.steps:
-        raise ValueError(f"truncation must be at most the {settings.steps} sampling steps, not {settings.truncation}.")
-    for name, least in (("kl", 0.0), ("guidance", 0.0), ("rate", 1e-12), ("clip", 1e-12)):
-        if not least <= getattr(settings, name) < math.inf:
-            raise ValueError(f"{name} must be a number from {least:g}, not {getattr(settings, name)}.")
-    families.latent_shape(pipe, settings.size)  # which checks the size
-    if settings.precision not in PRECISIONS:
-        raise ValueError(f"precision must be one of {', '.join(PRECISIONS)}, not {settings.precision!r}.")
-    return settings
 
 
 def draft(
@@ -106,7 +63,7 @@ def draft(
     settings = resolved(pipe, settings)
     if not prompts or not all(isinstance(prompt, str) for prompt in prompts):
         raise ValueError("DRaFT needs prompts to tune on, and there are none.")
-    _begin(out, pipe, prompts, settings)
+    begin(out, pipe, prompts, settings)
     accelerator = Accelerator(mixed_precision=settings.precision)
     if accelerator.num_processes > 1:
         raise ValueError(f"DRaFT trains in one process, not in {accelerator.num_processes}.")
@@ -147,8 +104,7 @@ def draft(
 
 
 def attach(pipe: DiffusionPipeline, settings: Settings) -> list[nn.Parameter]:
-    """Give the denoiser a fresh LoRA in float32 and freeze all else; its parameters. Memory is saved by recomputing
-    activations."""
+    """Give the denoiser a fresh LoRA in float32 and freeze all else; its parameters. Recomputing activations saves memory."""
     from diffusers.training_utils import cast_training_params
 
     denoiser = adapters.denoiser(pipe)
@@ -208,9 +164,7 @@ def differentiated(pipe: DiffusionPipeline, settings: Settings, *, images: int) 
         with torch.no_grad():
             reference = base(*args, **kwargs)[0]
         x = next(iter(inputs.values()))
-        gap = (output[0] - reference)[
-            :, : x.shape[1]
-        ].float()  # PixArt's further channels are a variance, which no sampler reads
+        gap = (output[0] - reference)[:, : x.shape[1]].float()  # PixArt's further channels are a variance, which no sampler reads
         if len(gap) == 2 * images:
             without, with_ = gap.chunk(2)
             gap = without + settings.guidance * (with_ - without)
@@ -230,9 +184,7 @@ def rated(reward: Callable[[Tensor, Sequence[str]], Tensor], images: Tensor, pro
     """The rewards (B,). ValueError when they are not B, or do not depend on the images."""
     r = reward(images, prompts)
     if r.shape != (len(prompts),):
-        raise ValueError(
-            f"The reward must give {len(prompts)} numbers for {len(prompts)} images, not the shape {tuple(r.shape)}."
-        )
+        raise ValueError(f"The reward must give {len(prompts)} numbers for {len(prompts)} images, not the shape {tuple(r.shape)}.")
     if not r.requires_grad:
         raise ValueError("The reward is not differentiable in the images, so DRaFT cannot use it.")
     return r.float()
@@ -247,82 +199,9 @@ def save(pipe: DiffusionPipeline, out: Path) -> Path:
     part = "unet" if getattr(pipe, "unet", None) is denoiser else "transformer"
     # PixArt's class cannot save one; the format of all transformers is the same
     saver = type(pipe) if hasattr(pipe, "save_lora_weights") else StableDiffusion3Pipeline
-    saver.save_lora_weights(
-        out, **{f"{part}_lora_layers": get_peft_model_state_dict(denoiser)}, weight_name=f"unfinished-{FILE}"
-    )
+    saver.save_lora_weights(out, **{f"{part}_lora_layers": get_peft_model_state_dict(denoiser)}, weight_name=f"unfinished-{FILE}")
     os.replace(out / f"unfinished-{FILE}", out / FILE)
     return out / FILE
-
-
-def card(out: Path, *, base: str, licence: str, reward: str) -> str:
-    """The finished run's README.md: what was tuned on what, how, for how long, and what the curve says.
-
-    base, reward: names for people, where they are on the Hub the repository's id. licence: of the base model, or "".
-    """
-    settings = json.loads((out / "settings.json").read_text())
-    rows = [json.loads(line) for line in (out / "curve.jsonl").read_text().splitlines()]
-    ends = [
-        {key: sum(row[key] for row in some) / len(some) for key in ("reward", "gap")}
-        for some in (rows[:10], rows[-10:])
-    ]
-    kind = (
-        f"load_lora_weights({out.name!r})"
-        if settings["pipeline"] != "PixArtSigmaPipeline"
-        else "(aig.adapters.fused reads it)"
-    )
-    matter = {
-        "base_model": base if base.count("/") == 1 and not base.startswith((".", "/")) else None,
-        "library_name": "diffusers",
-    }
-    return "\n".join(
-        [
-            "---",
-            *(f"{key}: {value}" for key, value in matter.items() if value),
-            "tags: [lora, text-to-image, draft, reward-tuning]",
-            "---",
-            "",
-            f"# {base} tuned on {reward}",
-            "",
-            f"A LoRA for `{settings['pipeline']}`: `pipe.{kind}`. Tuned with DRaFT+ (Clark et al., arXiv 2309.17400; "
-            "Jena et al., arXiv 2409.06493) by `python -m aig draft` "
-            f"on {settings['prompts']} prompts, in {seconds_spent(out) / 3600:.2f} hours.",
-            "",
-            "| setting | value |",
-            "|---|---|",
-            *(f"| {key} | {value} |" for key, value in settings.items() if key not in ("prompts", "digest")),
-            f"| updates | {len(rows)} |",
-            "",
-            "| mean of 10 updates | first | last |",
-            "|---|---|---|",
-            f"| reward | {ends[0]['reward']:.4f} | {ends[1]['reward']:.4f} |",
-            f"| mean squared distance from the base's predictions | {ends[0]['gap']:.3g} | {ends[1]['gap']:.3g} |",
-            "",
-            "A higher reward is not a better model: tuning on a reward costs diversity and can exploit "
-            "the reward's faults.",
-            "",
-            f"Licence: the base model's ({licence or 'see its card'}) applies to images and weights "
-            "made with this LoRA; the reward model and the prompts have licences of their own.",
-            "",
-        ]
-    )
-
-
-def authors_sampler(pipe: DiffusionPipeline) -> None:
-    """Sample Stable Diffusion 1 and 2 with DDIM, as the authors did; their SDXL has Euler, which is its own."""
-    from diffusers import DDIMScheduler
-
-    if type(pipe).__name__ == "StableDiffusionPipeline":
-        pipe.scheduler = DDIMScheduler.from_config(pipe.scheduler.config)
-
-
-def pipeline_of(folder: Path) -> str:
-    """The class of the pipeline in a folder. ValueError when there is none."""
-    try:
-        return str(json.loads((folder / "model_index.json").read_text())["_class_name"])
-    except (OSError, ValueError, KeyError, TypeError) as problem:
-        raise ValueError(
-            f"The folder {folder.name!r} has no pipeline of diffusers (a model_index.json that names its class)."
-        ) from problem
 
 
 def outline(folder: Path | None, pipeline: str, prompts: Sequence[str], settings: Settings) -> str:
@@ -330,11 +209,9 @@ def outline(folder: Path | None, pipeline: str, prompts: Sequence[str], settings
     import diffusers
     from accelerate import init_empty_weights
 
-    from aig.published import pipelines
-
     lines = [f"{pipeline}, {len(prompts)} prompts", *(f"{name:12} {value}" for name, value in asdict(settings).items())]
     if folder is not None:
-        parts = pipelines.check(folder, pipeline)
+        parts = folders.check(folder, pipeline)
         part = "unet" if "unet" in parts else "transformer"
         kind = getattr(diffusers, parts[part])
         with init_empty_weights():
@@ -347,9 +224,7 @@ def outline(folder: Path | None, pipeline: str, prompts: Sequence[str], settings
             f"with AdamW's state {tuned * 12 / 1e6:,.1f} MB"
         )
     rows = settings.batch * (settings.steps + 2 * settings.truncation)
-    lines.append(
-        f"{'an update':12} {rows:,} evaluations, each of two rows with guidance; {settings.updates * rows:,} in all"
-    )
+    lines.append(f"{'an update':12} {rows:,} evaluations, each of two rows with guidance; {settings.updates * rows:,} in all")
     return "\n".join(lines)
 
 
@@ -364,33 +239,6 @@ def _adapt(denoiser: nn.Module, rank: int) -> list[nn.Parameter]:
     else:  # PixArt's transformer, in diffusers' words, has no adapters
         inject_adapter_in_model(config, denoiser)
     return [parameter for parameter in denoiser.parameters() if parameter.requires_grad]
-
-
-def _begin(out: Path, pipe: DiffusionPipeline, prompts: Sequence[str], settings: Settings) -> None:
-    """Note the settings in the run's folder, or check that they are those of the run that is there; updates may be
-    added."""
-    digest = hashlib.sha256("\n".join(prompts).encode()).hexdigest()
-    noted = {
-        "pipeline": type(pipe).__name__,
-        "scheduler": type(pipe.scheduler).__name__,
-        **asdict(settings),
-        "prompts": len(prompts),
-    }
-    del noted["updates"]
-    noted["digest"] = digest
-    file = out / "settings.json"
-    if file.is_file():
-        there = json.loads(file.read_text())
-        for key in noted:
-            if there.get(key) != noted[key]:
-                raise ValueError(
-                    f"{str(out)!r} holds a run with {key} {there.get(key)!r}, not {noted[key]!r}; "
-                    "choose another folder."
-                )
-        return
-    out.mkdir(parents=True, exist_ok=True)
-    file.with_suffix(".tmp").write_text(json.dumps(noted, indent=1) + "\n")
-    os.replace(file.with_suffix(".tmp"), file)
 
 
 @contextmanager

@@ -11,7 +11,8 @@ import torch
 
 from aig import __main__ as cli
 from aig import adapters
-from aig.published.draft import FILE, Settings, attach, card, draft, rated, sampled
+from aig.published.draft import FILE, attach, draft, rated, sampled
+from aig.published.draft_settings import Settings, card
 from tests import families
 
 TUNED = ("sd", "sdxl", "sd3")
