@@ -18,16 +18,8 @@ from torch import Tensor
 from aig.adapters import denoiser
 
 SHARED_INPUTS = ("img_ids", "txt_ids")  # FLUX's positions (L, 3): one for all rows, whatever L is
+DISTILLED = ("FluxPipeline",)  # for guidance, which is an input or nothing: they never ask for a second prompt branch
 SCHNELL_TOKENS = 256  # the timestep-distilled FLUX reads no more (its model card)
-
-
-def branches(pipe: DiffusionPipeline, guidance: float) -> int:
-    """Model rows of an image at each evaluation of a call with this guidance scale: 2 with classifier-free guidance.
-
-    Distilled models take the scale as an input (FLUX.1-dev, latent consistency UNets) or not at all (FLUX.1-schnell).
-    """
-    own_input = _packs(pipe) or denoiser(pipe).config.get("time_cond_proj_dim") is not None
-    return 1 if own_input or guidance <= 1 else 2
 
 
 def branches_in_a_call(pipe: DiffusionPipeline) -> tuple[int, ...]:

@@ -15,7 +15,8 @@ from torch import nn
 from torch.nn import functional as F
 from transformers import CLIPConfig, CLIPModel, Dinov2Config, Dinov2Model
 
-LETTERS = "abcdefghijklmnopqrstuvwxyz"
+from tests.tiny import IDS, LETTERS, VOCABULARY, WORDS
+
 SIDE, PATCH, LENGTH = 28, 7, 12  # of the towers' input, of a patch, of a prompt in tokens
 VISION = {"hidden_size": 32, "intermediate_size": 64, "num_hidden_layers": 2, "num_attention_heads": 4}
 TEXT = {"hidden_size": 24, "intermediate_size": 48, "num_hidden_layers": 2, "num_attention_heads": 2}
@@ -34,18 +35,15 @@ def build(name: str, folder: Path) -> Path:
         (folder / "med_config.json").write_text(json.dumps(MED))
         (folder / "vocab.txt").write_text("\n".join(BERT_WORDS))
     else:
-        words = clip_tokenizer(folder)
+        clip_tokenizer(folder)
         config = CLIPConfig(
-            text_config={
-                **TEXT, "vocab_size": len(words), "max_position_embeddings": LENGTH, "hidden_act": "gelu",
-                "bos_token_id": len(words) - 2, "eos_token_id": len(words) - 1, "pad_token_id": len(words) - 1,
-            },
+            text_config={**TEXT, **IDS, "max_position_embeddings": LENGTH, "hidden_act": "gelu"},
             vision_config={**VISION, "image_size": SIDE, "patch_size": PATCH, "hidden_act": "gelu"},
             projection_dim=16,
-        )  # fmt: skip
+        )
         (folder / "config.json").write_text(json.dumps(config.to_dict()))
         if name == "hpsv2":
-            weights = stirred(OpenClip(len(words))).state_dict()
+            weights = stirred(OpenClip(len(WORDS))).state_dict()
             halves = {key: value.half() for key, value in weights.items()}
             torch.save({"state_dict": halves}, folder / "HPS_v2.1_compressed.pt")
         else:
@@ -68,12 +66,10 @@ def stirred(model: nn.Module) -> nn.Module:
     return model.eval()
 
 
-def clip_tokenizer(folder: Path) -> list[str]:
-    """A byte-pair vocabulary of letters."""
-    words = [*LETTERS, *(letter + "</w>" for letter in LETTERS), "<|startoftext|>", "<|endoftext|>"]
-    (folder / "vocab.json").write_text(json.dumps({word: i for i, word in enumerate(words)}))
+def clip_tokenizer(folder: Path) -> None:
+    """The files of a byte-pair vocabulary of letters."""
+    (folder / "vocab.json").write_text(json.dumps(VOCABULARY))
     (folder / "merges.txt").write_text("#version: 0.2\n")
-    return words
 
 
 class Block(nn.Module):

@@ -2,43 +2,29 @@
 
 from __future__ import annotations
 
-import json
 import warnings
 from collections.abc import Callable
 from pathlib import Path
 
 import pytest
 import torch
-from diffusers import AutoencoderTiny, DDIMScheduler, StableDiffusionPipeline, UNet2DConditionModel
+from diffusers import AutoencoderTiny, DDIMScheduler, StableDiffusionPipeline
 from peft import LoraConfig
 from peft.utils import get_peft_model_state_dict
-from transformers import CLIPTextConfig, CLIPTextModel, CLIPTokenizer
+from transformers import CLIPTextConfig, CLIPTextModel
+
+from tests import tiny
 
 torch.set_num_threads(1)
 
 
 @pytest.fixture(scope="session")
-def make_pipe(tmp_path_factory: pytest.TempPathFactory) -> Callable[[], StableDiffusionPipeline]:
+def make_pipe() -> Callable[[], StableDiffusionPipeline]:
     """Builds fresh pipelines with equal weights: 8x8 latents of 4 channels, 16x16 images, v-prediction."""
-    folder = tmp_path_factory.mktemp("tokenizer")
-    letters = [chr(code) for code in range(ord("a"), ord("z") + 1)]
-    words = [*letters, *(letter + "</w>" for letter in letters), "<|startoftext|>", "<|endoftext|>"]
-    (folder / "vocab.json").write_text(json.dumps({word: i for i, word in enumerate(words)}))
-    (folder / "merges.txt").write_text("#version: 0.2\n")
-    tokenizer = CLIPTokenizer.from_pretrained(folder, model_max_length=8)
 
     def build() -> StableDiffusionPipeline:
         torch.manual_seed(0)
-        unet = UNet2DConditionModel(
-            sample_size=8,
-            block_out_channels=(8, 16),
-            down_block_types=("DownBlock2D", "CrossAttnDownBlock2D"),
-            up_block_types=("CrossAttnUpBlock2D", "UpBlock2D"),
-            layers_per_block=1,
-            norm_num_groups=4,
-            cross_attention_dim=16,
-            attention_head_dim=2,
-        )
+        unet = tiny.unet(cross_attention_dim=16)
         vae = AutoencoderTiny(
             encoder_block_out_channels=(8, 8),
             decoder_block_out_channels=(8, 8),
@@ -46,22 +32,19 @@ def make_pipe(tmp_path_factory: pytest.TempPathFactory) -> Callable[[], StableDi
             num_decoder_blocks=(1, 1),
         )
         config = CLIPTextConfig(
-            vocab_size=len(words),
+            **tiny.IDS,
             hidden_size=16,
             intermediate_size=32,
             num_hidden_layers=1,
             num_attention_heads=2,
             max_position_embeddings=8,
-            bos_token_id=len(words) - 2,
-            eos_token_id=len(words) - 1,
-            pad_token_id=len(words) - 1,
         )
         with warnings.catch_warnings():
             warnings.simplefilter("ignore")
             pipe = StableDiffusionPipeline(
                 vae=vae.eval(),
                 text_encoder=CLIPTextModel(config).eval(),
-                tokenizer=tokenizer,
+                tokenizer=tiny.clip_tokenizer(8),
                 unet=unet.eval(),
                 scheduler=DDIMScheduler(
                     beta_schedule="squaredcos_cap_v2",

@@ -31,7 +31,6 @@ from diffusers import (
     StableDiffusion3Pipeline,
     StableDiffusionPipeline,
     StableDiffusionXLPipeline,
-    UNet2DConditionModel,
 )
 from peft import LoraConfig, inject_adapter_in_model
 from peft.utils import get_peft_model_state_dict, set_peft_model_state_dict
@@ -41,7 +40,6 @@ from transformers import (
     CLIPTextConfig,
     CLIPTextModel,
     CLIPTextModelWithProjection,
-    CLIPTokenizer,
     Gemma2Config,
     Gemma2Model,
     GemmaTokenizer,
@@ -50,8 +48,12 @@ from transformers import (
     T5Tokenizer,
 )
 
+from aig.published.presets import Tuned
+from tests import tiny
+from tests.tiny import LETTERS
+
 FAMILIES = ("sd", "sd-v", "sdxl", "sd3", "flux", "flux-schnell", "pixart", "sana")
-LETTERS = "abcdefghijklmnopqrstuvwxyz"
+LENGTH = 16  # of a prompt in CLIP's tokens
 DIFFUSION = {"beta_start": 0.00085, "beta_end": 0.012, "beta_schedule": "scaled_linear"}  # of Stable Diffusion
 
 LORA = LoraConfig(r=2, lora_alpha=2, target_modules=["to_q", "to_v", "to_out.0"])
@@ -118,6 +120,21 @@ def lora(pipe: DiffusionPipeline, folder: str | Path) -> Path:
     return Path(folder) / "pytorch_lora_weights.safetensors"
 
 
+def save(family: str, folder: Path) -> DiffusionPipeline:
+    """The family's pipeline, saved in a folder with a LoRA in ``lora`` and a second denoiser in ``second``."""
+    pipe = build(family)
+    pipe.save_pretrained(folder)
+    lora(pipe, folder / "lora")
+    tuned(pipe).save_pretrained(folder / "second")
+    return pipe
+
+
+def source(kind: str) -> Tuned:
+    """What a preset would say of the tuned weights in a folder of ``save``."""
+    place = {"subfolder": "lora", "weight_name": "pytorch_lora_weights.safetensors"} if kind == "lora" else {"subfolder": "second"}
+    return Tuned(name="t", reward="r", kind=kind, repo="./model", licence="l", source="s", **place)
+
+
 def attach(pipe: DiffusionPipeline, file: Path) -> None:
     """Load a LoRA file of ``lora`` the stock way; with peft alone where diffusers has no way (PixArt)."""
     if hasattr(pipe, "load_lora_weights"):
@@ -140,8 +157,8 @@ def _sd(prediction_type: str = "epsilon") -> StableDiffusionPipeline:
     return StableDiffusionPipeline(
         vae=_vae(4),
         text_encoder=CLIPTextModel(_clip_config()),
-        tokenizer=_clip_tokenizer(),
-        unet=_unet(cross_attention_dim=16),
+        tokenizer=tiny.clip_tokenizer(LENGTH),
+        unet=tiny.unet(cross_attention_dim=16),
         scheduler=DDIMScheduler(**DIFFUSION, prediction_type=prediction_type, clip_sample=False, steps_offset=1),
         safety_checker=None,
         feature_extractor=None,
@@ -161,9 +178,9 @@ def _sdxl() -> StableDiffusionXLPipeline:
         vae=_vae(4),
         text_encoder=CLIPTextModel(_clip_config()),
         text_encoder_2=CLIPTextModelWithProjection(_clip_config()),
-        tokenizer=_clip_tokenizer(),
-        tokenizer_2=_clip_tokenizer(),
-        unet=_unet(cross_attention_dim=32, **conditions),
+        tokenizer=tiny.clip_tokenizer(LENGTH),
+        tokenizer_2=tiny.clip_tokenizer(LENGTH),
+        unet=tiny.unet(cross_attention_dim=32, **conditions),
         scheduler=EulerDiscreteScheduler(**DIFFUSION, steps_offset=1, timestep_spacing="leading"),
         add_watermarker=False,
     )
@@ -186,9 +203,9 @@ def _sd3() -> StableDiffusion3Pipeline:
     return StableDiffusion3Pipeline(
         vae=_vae(4, shift_factor=0.06, use_quant_conv=False, use_post_quant_conv=False),
         text_encoder=CLIPTextModelWithProjection(_clip_config()),
-        tokenizer=_clip_tokenizer(),
+        tokenizer=tiny.clip_tokenizer(LENGTH),
         text_encoder_2=CLIPTextModelWithProjection(_clip_config()),
-        tokenizer_2=_clip_tokenizer(),
+        tokenizer_2=tiny.clip_tokenizer(LENGTH),
         text_encoder_3=T5EncoderModel(_t5_config(32)),
         tokenizer_3=_t5_tokenizer(),
         transformer=transformer,
@@ -213,7 +230,7 @@ def _flux(guidance_embeds: bool) -> FluxPipeline:
     pipe = FluxPipeline(
         vae=_vae(4, shift_factor=0.1, use_quant_conv=False, use_post_quant_conv=False),
         text_encoder=CLIPTextModel(_clip_config()),
-        tokenizer=_clip_tokenizer(),
+        tokenizer=tiny.clip_tokenizer(LENGTH),
         text_encoder_2=T5EncoderModel(_t5_config(32)),
         tokenizer_2=_t5_tokenizer(),
         transformer=transformer,
@@ -300,19 +317,6 @@ def _sana() -> SanaPipeline:
     )
 
 
-def _unet(**options: object) -> UNet2DConditionModel:
-    return UNet2DConditionModel(
-        sample_size=8,
-        block_out_channels=(8, 16),
-        down_block_types=("DownBlock2D", "CrossAttnDownBlock2D"),
-        up_block_types=("CrossAttnUpBlock2D", "UpBlock2D"),
-        layers_per_block=1,
-        norm_num_groups=4,
-        attention_head_dim=2,
-        **options,
-    )
-
-
 def _vae(channels: int, **options: object) -> AutoencoderKL:
     return AutoencoderKL(
         latent_channels=channels,
@@ -328,18 +332,14 @@ def _vae(channels: int, **options: object) -> AutoencoderKL:
 
 
 def _clip_config() -> CLIPTextConfig:
-    words = len(_clip_tokenizer())
     return CLIPTextConfig(
-        vocab_size=words,
+        **tiny.IDS,
         hidden_size=16,
         projection_dim=16,
         intermediate_size=32,
         num_hidden_layers=2,  # SDXL and SD3 read the last but one
         num_attention_heads=2,
-        max_position_embeddings=16,
-        bos_token_id=words - 2,
-        eos_token_id=words - 1,
-        pad_token_id=words - 1,
+        max_position_embeddings=LENGTH,
     )
 
 
@@ -348,12 +348,6 @@ def _t5_config(width: int) -> T5Config:
         vocab_size=len(_t5_tokenizer()), d_model=width, d_kv=8, d_ff=32, num_layers=1, num_heads=2, pad_token_id=0,
         feed_forward_proj="gated-gelu", dropout_rate=0.0,
     )  # fmt: skip
-
-
-@cache
-def _clip_tokenizer() -> CLIPTokenizer:
-    words = [*LETTERS, *(letter + "</w>" for letter in LETTERS), "<|startoftext|>", "<|endoftext|>"]
-    return CLIPTokenizer(vocab={word: i for i, word in enumerate(words)}, merges=[], model_max_length=16)
 
 
 @cache

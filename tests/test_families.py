@@ -100,6 +100,11 @@ def calls(pipe: DiffusionPipeline) -> tuple[list[int], object]:
     return seen, first.register_forward_hook(lambda *_: seen.append(1))
 
 
+def branches(pipe: DiffusionPipeline, guidance: float) -> int:
+    """Model rows of an image at each evaluation: 2 with classifier-free guidance."""
+    return 2 if guidance > 1 and type(pipe).__name__ not in facts.DISTILLED else 1
+
+
 def asked_more_than(times: int):
     """A stop function that says yes when it has been asked so often."""
     asked = count(1)
@@ -116,12 +121,12 @@ def test_ends_are_the_stock_pipelines_bit_for_bit(case, name):
     base, lora = case.run(pipe, 1, 2), case.run(lora_pipe, 1, 2)
     with case.using(case.twin):
         tuned = case.run(pipe, 1, 2)
-    branches = facts.branches(pipe, SCALE)
+    rows = 2 * branches(pipe, SCALE) * STEPS
     ends = [(pipe, case.twin, 0.0, base), (pipe, case.twin, 1.0, tuned)]
     for ours, model, g, expected in (*ends, (lora_pipe, None, 0.0, base), (lora_pipe, None, 1.0, lora)):
         with annealed(ours, [g] * STEPS, model) as ledger:
             assert torch.equal(case.run(ours, 1, 2), expected)
-        assert ledger.rows == {"base": 2 * branches * STEPS * (g == 0), "tuned": 2 * branches * STEPS * (g == 1)}
+        assert ledger.rows == {"base": rows * (g == 0), "tuned": rows * (g == 1)}
     assert min((base - tuned).abs().max(), (base - lora).abs().max()) > 0.02
 
 
@@ -134,8 +139,8 @@ def test_official_schedules_in_one_batch_equal_two_models_one_by_one(case, name,
         with annealed(ours, table(*OFFICIAL), model, groups=seeds) as ledger:
             together = case.run(ours, *seeds, guidance_scale=scale)
         # all but draft part after the second step of three, base and step_0.6 after that
-        branches = facts.branches(ours, scale)
-        assert ledger.rows == {"base": branches * (1 + 1 + 4), "tuned": branches * (1 + 2 + 5)}
+        times = branches(ours, scale)
+        assert ledger.rows == {"base": times * (1 + 1 + 4), "tuned": times * (1 + 2 + 5)}
         for image, schedule in list(zip(together, OFFICIAL))[0 if scale > 1 else 3 :]:
             g = weights(parse(schedule), STEPS)
             expected = case.naive(model or families.denoiser(case.lora_pipe), g, 7, guidance_scale=scale)[0]
@@ -225,7 +230,7 @@ def test_columns_are_the_stock_pipelines_images(case, name):
     case = case(name)
     frame = sample(case.lora_pipe, columns("base", "draft"), **CALL)
     size = families.size(name)
-    assert frame.images.shape == (2, 2, 3, size, size) and frame.rows == 4 * facts.branches(case.pipe, SCALE) * STEPS
+    assert frame.images.shape == (2, 2, 3, size, size) and frame.rows == 4 * branches(case.pipe, SCALE) * STEPS
     options = {}
     if name == "sana":  # the instruction that the stock call has by default, and which run() leaves out
         told = inspect.signature(case.pipe.__call__).parameters["complex_human_instruction"].default
@@ -305,7 +310,7 @@ def test_best_of_takes_the_brighter_and_leaves_the_pipeline(case, name):
     show = {"on_frame": frames.append, "preview_share": float("inf")}
     frame = best_of(case.pipe, reward=bright, tuned=case.twin, **show, **call)
     dark = best_of(case.pipe, reward=lambda images, prompts: -bright(images, prompts), tuned=case.twin, **call)
-    assert frame.rows == 2 * 3 * 5 * facts.branches(case.pipe, SCALE) and [f.step for f in frames] == [1, 2, 3, 4]
+    assert frame.rows == 2 * 3 * 5 * branches(case.pipe, SCALE) and [f.step for f in frames] == [1, 2, 3, 4]
     assert bright(frame.images[0], []).min() > bright(dark.images[0], []).min()
     assert (bright(frame.images[0], []) > bright(dark.images[0], [])).all()
     again = best_of(case.pipe, reward=bright, tuned=case.twin, **call | {"seeds": [2]})

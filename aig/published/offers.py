@@ -12,7 +12,7 @@ from pathlib import Path
 
 import torch
 
-from aig import adapters, budget
+from aig import adapters, budget, families
 from aig.models import Facts, Model, Offer
 from aig.published import downloads, hub, pipelines, presets, scorers
 from aig.published.presets import Preset, Tuned
@@ -21,7 +21,6 @@ MAX_WORDS = 60  # what the 77 tokens of CLIP's text encoders hold of ordinary En
 MAX_ROWS = 3_000  # a row takes about a hundred times longer than one of the embedded world
 OWN = "own:"  # begins the name of a model from the "your own" form; its fields follow, with commas
 FORM = ("pipeline", "base", "base_revision", "kind", "tuned", "revision", "weight_name", "subfolder")
-DISTILLED = ("FluxPipeline",)  # guidance, if any, is an input: no second branch
 
 Tell = Callable[[str], None]
 
@@ -101,7 +100,7 @@ def facts(preset: Preset) -> Facts:
         size=preset.size,
         max_words=MAX_WORDS,
         max_rows=MAX_ROWS,
-        distilled=preset.pipeline in DISTILLED,
+        distilled=preset.pipeline in families.DISTILLED,
         defaults={"steps": preset.steps, "guidance": preset.guidance, "closed": preset.closed, "images": 4},
         about=_terms(preset) + (f" Needs about {preset.memory:g} GB of memory." if preset.memory else ""),
         notes={tuned.name: f"Tuned on: {tuned.reward}. {_terms(tuned)} {tuned.source}." for tuned in preset.tuned},

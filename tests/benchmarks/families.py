@@ -30,13 +30,13 @@ from diffusers import (
     UNet2DConditionModel,
 )
 from peft import LoraConfig, inject_adapter_in_model
-from transformers import CLIPTextConfig, CLIPTextModel, CLIPTextModelWithProjection, CLIPTokenizer
+from transformers import CLIPTextConfig, CLIPTextModel, CLIPTextModelWithProjection
 
 from aig import adapters
 from aig.budget import Budget
 from aig.sampling import Column, sample
 from aig.schedules import parse, weights
-from tests import families
+from tests import families, tiny
 
 PROMPT, SEEDS, SCHEDULES = "a cat", (1, 2, 3, 4), ("base", "draft", "power_2")
 DTYPES = {"float32": torch.float32, "bfloat16": torch.bfloat16, "float16": torch.float16}
@@ -60,12 +60,8 @@ class Setting:
 
 def true_pipeline(model: str) -> DiffusionPipeline:
     """Stable Diffusion 1.5 or SDXL with random weights; only the words are few."""
-    words = [*families.LETTERS, *(f"{letter}</w>" for letter in families.LETTERS), "<|startoftext|>", "<|endoftext|>"]
-    tokenizer = CLIPTokenizer(vocab={word: i for i, word in enumerate(words)}, merges=[], model_max_length=77)
-    text = {"vocab_size": len(words), "bos_token_id": len(words) - 2, "eos_token_id": len(words) - 1}
-    clip_l = CLIPTextConfig(
-        **text, hidden_size=768, intermediate_size=3072, num_hidden_layers=12, num_attention_heads=12
-    )
+    tokenizer = tiny.clip_tokenizer(77)
+    clip_l = CLIPTextConfig(**tiny.IDS, hidden_size=768, intermediate_size=3072, num_hidden_layers=12, num_attention_heads=12)
     vae = AutoencoderKL(
         block_out_channels=(128, 256, 512, 512),
         down_block_types=("DownEncoderBlock2D",) * 4,
@@ -99,7 +95,7 @@ def true_pipeline(model: str) -> DiffusionPipeline:
         projection_class_embeddings_input_dim=2816,
     )
     big_g = CLIPTextConfig(
-        **text, hidden_size=1280, intermediate_size=5120, num_hidden_layers=32, num_attention_heads=20,
+        **tiny.IDS, hidden_size=1280, intermediate_size=5120, num_hidden_layers=32, num_attention_heads=20,
         projection_dim=1280, hidden_act="gelu",
     )  # fmt: skip
     return StableDiffusionXLPipeline(

@@ -15,18 +15,7 @@ import torch
 from diffusers import UNet2DConditionModel
 
 from aig.published import pipelines
-from aig.published.presets import Tuned
 from tests import families
-
-LORA = Tuned(
-    name="t",
-    reward="r",
-    kind="lora",
-    repo="./m",
-    weight_name="pytorch_lora_weights.safetensors",
-    licence="l",
-    source="s",
-)
 
 
 def resident() -> float:
@@ -43,7 +32,7 @@ def make(folder: Path, megabytes: int) -> None:
         up_block_types=("CrossAttnUpBlock2D", "UpBlock2D"), layers_per_block=1, cross_attention_dim=16, attention_head_dim=8,
     )  # fmt: skip
     pipe.save_pretrained(folder)
-    families.lora(pipe, folder)
+    families.lora(pipe, folder / "lora")
 
 
 def main() -> None:
@@ -58,7 +47,7 @@ def main() -> None:
         print(f"without a model {resident():.0f} MB")
         for name in "ABAB":
             pipe = pipelines.load(Path(folder) / name, "StableDiffusionPipeline")
-            tuning = pipelines.tuned(pipe, LORA, Path(folder) / name, mode="fused")
+            tuning = pipelines.tuned(pipe, families.source("lora"), Path(folder) / name, mode="fused")
             pipe("a", num_inference_steps=1, height=16, width=16, output_type="latent")
             print(f"with {name} {resident():.0f} MB")
             pipelines.release(pipe, *tuning.holds)

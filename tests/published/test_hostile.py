@@ -20,7 +20,6 @@ import torch
 from safetensors.torch import load_file, save_file
 
 from aig.published import pipelines
-from aig.published.presets import Tuned
 from tests import families
 
 UNET = "unet/diffusion_pytorch_model.safetensors"
@@ -41,10 +40,7 @@ class Marks:
 @pytest.fixture(scope="module")
 def good(tmp_path_factory) -> Path:
     folder = tmp_path_factory.mktemp("good") / "model"
-    pipe = families.build("sd")
-    pipe.save_pretrained(folder)
-    families.lora(pipe, folder / "lora")
-    families.tuned(pipe).save_pretrained(folder / "second")
+    families.save("sd", folder)
     return folder
 
 
@@ -272,11 +268,6 @@ LORAS: dict[str, tuple[Callable[[Path, Path], object], str]] = {
 }  # fmt: skip
 
 
-def source(kind: str) -> Tuned:
-    place = {"subfolder": "lora", "weight_name": "pytorch_lora_weights.safetensors"} if kind == "lora" else {"subfolder": "second"}
-    return Tuned(name="t", reward="r", kind=kind, repo="./model", licence="l", source="s", **place)
-
-
 @pytest.mark.parametrize("mode", ["fused", "switched"])
 @pytest.mark.parametrize("name", LORAS)
 def test_a_hostile_lora_never_reaches_the_live_model(name: str, mode: str, hostile: Path, marker: Path, live) -> None:
@@ -284,7 +275,7 @@ def test_a_hostile_lora_never_reaches_the_live_model(name: str, mode: str, hosti
     attack(hostile, marker)
     pipe, before = live
     with pytest.raises(ValueError, match=message) as caught:
-        pipelines.tuned(pipe, source("lora"), hostile, mode=mode)
+        pipelines.tuned(pipe, families.source("lora"), hostile, mode=mode)
     text = str(caught.value)
     assert "\n" not in text and len(text) < 400 and str(hostile.parent) not in text
     assert not marker.exists() and torch.equal(image(pipe), before)
@@ -309,5 +300,5 @@ def test_a_hostile_second_denoiser_never_reaches_the_live_model(name: str, hosti
     attack(hostile, marker)
     pipe, before = live
     with pytest.raises(ValueError, match=message) as caught:
-        pipelines.tuned(pipe, source("denoiser"), hostile)
+        pipelines.tuned(pipe, families.source("denoiser"), hostile)
     assert "\n" not in str(caught.value) and not marker.exists() and torch.equal(image(pipe), before)

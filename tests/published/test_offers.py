@@ -25,10 +25,7 @@ def disk(tmp_path_factory):
     """Folders of models below an operator's root, and rewards where downloads lie."""
     root = tmp_path_factory.mktemp("disk")
     for family in FAMILIES:
-        pipe = families.build(family)
-        pipe.save_pretrained(root / "models" / family)
-        families.lora(pipe, root / "models" / f"{family}-lora")
-        families.tuned(pipe).save_pretrained(root / "models" / f"{family}-denoiser")
+        families.save(family, root / "models" / family)
     for name in JUDGES:
         built = checkpoints.build(name, root / "built" / name)
         for repo, revision, file in scorers.files(name):
@@ -50,9 +47,9 @@ def allowed(disk, monkeypatch):
 
 
 def own(family: str, kind: str = "lora", **changes: str) -> str:
-    pipeline = type(families.build(family)).__name__
-    form = {"pipeline": pipeline, "base": f"./{family}", "kind": kind, "tuned": f"./{family}-{kind}"}
-    form |= {"weight_name": "pytorch_lora_weights.safetensors"} if kind == "lora" else {}
+    source = families.source(kind)
+    form = {"pipeline": type(families.build(family)).__name__, "base": f"./{family}", "kind": kind, "tuned": f"./{family}"}
+    form |= {"weight_name": source.weight_name, "subfolder": source.subfolder}
     return offers.own_name([(form | changes).get(field, "") for field in offers.FORM])
 
 
@@ -115,7 +112,7 @@ def test_a_whole_second_denoiser_and_switching_models_frees_what_was_there(engin
     ("changes", "said"),
     [
         ({"base": "./nothing"}, "no folder './nothing'"),
-        ({"tuned": "./sdxl-lora"}, "not a linear or convolution layer|do not fit"),
+        ({"tuned": "./sdxl"}, "not a linear or convolution layer|do not fit"),
         ({"pipeline": "StableDiffusionXLPipeline"}, "StableDiffusionPipeline"),
     ],
 )

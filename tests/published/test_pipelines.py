@@ -13,7 +13,6 @@ import torch
 
 from aig import adapters
 from aig.published import pipelines
-from aig.published.presets import Tuned
 from tests import families
 
 PROMPT = "a red cat"
@@ -23,21 +22,14 @@ PROMPT = "a red cat"
 def model(request, tmp_path_factory):
     """A family's name, its pipeline, and the folder that it is saved in with a LoRA and a second denoiser."""
     folder = tmp_path_factory.mktemp(request.param)
-    pipe = families.build(request.param)
-    pipe.save_pretrained(folder)
-    families.lora(pipe, folder / "lora")
-    families.tuned(pipe).save_pretrained(folder / "second")
-    return request.param, pipe, folder
+    return request.param, families.save(request.param, folder), folder
 
 
 @pytest.fixture(scope="module")
 def sd(tmp_path_factory) -> Path:
     """The folder of a Stable Diffusion pipeline."""
     folder = tmp_path_factory.mktemp("sd")
-    pipe = families.build("sd")
-    pipe.save_pretrained(folder)
-    families.lora(pipe, folder / "lora")
-    families.tuned(pipe).save_pretrained(folder / "second")
+    families.save("sd", folder)
     return folder
 
 
@@ -53,15 +45,6 @@ def image(pipe, family: str) -> torch.Tensor:
         generator=torch.Generator().manual_seed(0),
         **options,
     ).images
-
-
-def tuned(kind: str) -> Tuned:
-    place = (
-        {"weight_name": "pytorch_lora_weights.safetensors", "subfolder": "lora"}
-        if kind == "lora"
-        else {"subfolder": "second"}
-    )
-    return Tuned(name="t", reward="r", kind=kind, repo="./model", licence="l", source="s", **place)
 
 
 def image_by(pipe, family: str, function) -> torch.Tensor:
@@ -87,13 +70,13 @@ def test_tuned_weights_in_every_mode(model) -> None:
     family, pipe, folder = model
     loaded = pipelines.load(folder, type(pipe).__name__)
     before, base = image(loaded, family), families.denoiser(loaded)
-    fused = pipelines.tuned(loaded, tuned("lora"), folder, mode="fused")
-    whole = pipelines.tuned(loaded, tuned("denoiser"), folder)
+    fused = pipelines.tuned(loaded, families.source("lora"), folder, mode="fused")
+    whole = pipelines.tuned(loaded, families.source("denoiser"), folder)
     half, full = (image_by(loaded, family, fused.at(scale)) for scale in (0.5, 1.0))
     assert torch.equal(image_by(loaded, family, fused.at(0.0)), before)
     expected = image_by(pipe, family, families.tuned(pipe))
     torch.testing.assert_close(image_by(loaded, family, whole.at(1.0)), expected, atol=1e-4, rtol=1e-3)
-    switched = pipelines.tuned(loaded, tuned("lora"), folder, mode="switched")
+    switched = pipelines.tuned(loaded, families.source("lora"), folder, mode="switched")
     assert switched.at(0.5) is switched.at(0.5) and switched.bytes < fused.bytes
     for scale, expected in ((0.5, half), (1.0, full), (0.0, before)):
         found = image_by(loaded, family, switched.at(scale))
@@ -106,7 +89,7 @@ def test_tuned_weights_in_every_mode(model) -> None:
 
 def test_fused_twins_share_what_the_lora_leaves(sd) -> None:
     pipe = pipelines.load(sd, "StableDiffusionPipeline")
-    found = pipelines.tuned(pipe, tuned("lora"), sd, mode="fused")
+    found = pipelines.tuned(pipe, families.source("lora"), sd, mode="fused")
     own = {weight.data_ptr() for weight in pipe.unet.parameters()}
     apart = [weight for weight in found.at(1.0).parameters() if weight.data_ptr() not in own]
     assert sum(weight.numel() * weight.element_size() for weight in apart) == found.bytes
@@ -118,20 +101,20 @@ def test_the_mode_follows_the_free_memory(sd, monkeypatch) -> None:
     assert pipelines.choose(100, 60, 40) == "fused" and pipelines.choose(100, 60, 41) == "switched"
     assert pipelines.free_bytes("cpu") > 2**20
     pipe = pipelines.load(sd, "StableDiffusionPipeline")
-    assert pipelines.tuned(pipe, tuned("lora"), sd, work_bytes=2**60).mode == "switched"
+    assert pipelines.tuned(pipe, families.source("lora"), sd, work_bytes=2**60).mode == "switched"
     adapters.detach(pipe.unet)
-    assert pipelines.tuned(pipe, tuned("lora"), sd).mode == "fused"
+    assert pipelines.tuned(pipe, families.source("lora"), sd).mode == "fused"
     with pytest.raises(ValueError, match="Unknown mode 'both' for a LoRA; choose fused or switched"):
-        pipelines.tuned(pipe, tuned("lora"), sd, mode="both")
+        pipelines.tuned(pipe, families.source("lora"), sd, mode="both")
     for scale in (11.0, float("nan")):
         with pytest.raises(ValueError, match="scale must be from -10 to 10"):
-            pipelines.tuned(pipe, tuned("lora"), sd, mode="fused").at(scale)
+            pipelines.tuned(pipe, families.source("lora"), sd, mode="fused").at(scale)
 
 
 def test_a_switched_lora_returns_to_the_base_after_an_error(sd) -> None:
     pipe = pipelines.load(sd, "StableDiffusionPipeline")
     before = image(pipe, "sd")
-    at = pipelines.tuned(pipe, tuned("lora"), sd, mode="switched").at
+    at = pipelines.tuned(pipe, families.source("lora"), sd, mode="switched").at
     with pytest.raises(TypeError):
         at(1.0)("not a tensor")
     assert torch.equal(image(pipe, "sd"), before)
@@ -142,7 +125,7 @@ def test_dtype_and_layout(sd) -> None:
     assert {module.dtype for module in (pipe.unet, pipe.vae, pipe.text_encoder)} == {torch.bfloat16}
     assert pipe.unet.conv_in.weight.is_contiguous(memory_format=torch.channels_last)
     for mode in ("fused", "switched"):
-        at = pipelines.tuned(pipe, tuned("lora"), sd, mode=mode).at
+        at = pipelines.tuned(pipe, families.source("lora"), sd, mode=mode).at
         x, text = torch.randn(1, 4, 8, 8, dtype=torch.bfloat16), torch.randn(1, 8, 16, dtype=torch.bfloat16)
         assert at(1.0)(x, 5, text, return_dict=False)[0].dtype == torch.bfloat16
 
