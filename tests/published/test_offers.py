@@ -5,19 +5,20 @@ from __future__ import annotations
 import dataclasses
 import gc
 import json
+import re
 import weakref
 
 import pytest
 
 from aig.engine import Engine, RunFailed
-from aig.published import offers, presets, scorers
+from aig.published import downloads, offers, presets, scorers
 from aig.request import Request, checked, cost
 from tests import checkpoints, families
 from tests.serving import tiny_model
 
 COMMIT = "0123456789abcdef0123456789abcdef01234567"
 FAMILIES = ("sd", "sdxl", "sd3", "flux-schnell", "pixart", "sana")
-JUDGES = ("pickscore", "clip", "dinov2")
+JUDGES = ("pickscore", "clip", "dinov2", "aesthetics")
 
 
 @pytest.fixture(scope="module")
@@ -133,6 +134,16 @@ def test_a_reward_that_is_not_to_be_had_is_told_in_one_line(engine, tiny, monkey
         run(engine, own("sd"))
     assert "\n" not in str(failure.value)
     assert run(engine, "").state == "done"
+
+
+def test_what_is_not_pinned_is_compared_with_its_checksum_wherever_it_lies(monkeypatch):
+    folders = offers.judge_folders("aesthetics", print)
+    repo, revision, file = scorers.files("aesthetics")[0]
+    assert revision is None
+    with pytest.raises(ValueError, match=f"{re.escape(file)} of {repo} differs from its checksum"):
+        scorers.load("aesthetics", folders)
+    monkeypatch.setitem(scorers.SHA256, (repo, file), downloads.digest(folders[repo] / file))
+    scorers.load("aesthetics", folders)
 
 
 @pytest.mark.parametrize(
