@@ -86,12 +86,19 @@ def main() -> None:
         default=os.environ.get("AIG_OWN") == "1",
         help="let visitors name models of their own: downloads take this machine's disk",
     )
+    parser.add_argument(
+        "--compile",
+        action="store_true",
+        default=os.environ.get("AIG_COMPILE") == "1",
+        help="compile the attention blocks of published models: a slow first run; needs Triton or a C++ compiler. With a fused "
+        "LoRA, its scales between 0 and 1 stay uncompiled",
+    )
     arguments = parser.parse_args()
     if arguments.mcp and importlib.util.find_spec("mcp") is None:
         parser.exit(2, "aig: --mcp needs the package mcp, which is not installed: pip install 'gradio[mcp]'\n")
     try:
         names = offers.chosen(arguments.presets)
-        find = offers.finder(names, own=arguments.own)
+        find = offers.finder(names, own=arguments.own, backend="inductor" if arguments.compile else None)
         engine = Engine(zerogpu.early(models.load), find)
         app = build(engine, recorded(), [find(name).facts for name in names], allow_own=arguments.own)
     except ValueError as problem:  # an asset is missing or broken, or there is no such preset

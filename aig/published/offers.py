@@ -25,16 +25,19 @@ FORM = ("pipeline", "base", "base_revision", "kind", "tuned", "revision", "weigh
 Tell = Callable[[str], None]
 
 
-def finder(names: Sequence[str], *, own: bool = False) -> Callable[[str], Offer]:
-    """What an engine asks for models: name -> offer, for these presets, and for a visitor's own models if allowed."""
+def finder(names: Sequence[str], *, own: bool = False, backend: str | None = None) -> Callable[[str], Offer]:
+    """What an engine asks for models: name -> offer, for these presets, and for a visitor's own models if allowed.
+
+    backend: of torch.compile, None to leave the denoisers as they are.
+    """
 
     @lru_cache(maxsize=64)
     def find(name: str) -> Offer:
         if own and name.startswith(OWN):
-            return offer(described(name))
+            return offer(described(name), backend)
         if name not in names:
             raise ValueError(f"Unknown model {ascii(name)[:60]}; choose one of: {', '.join(('portraits', *names))}.")
-        return offer(presets.load(name))
+        return offer(presets.load(name), backend)
 
     return find
 
@@ -81,9 +84,9 @@ def described(name: str) -> Preset:
     return replace(presets.own(**given), name=name)
 
 
-def offer(preset: Preset) -> Offer:
-    """The preset as something that an engine can load."""
-    return Offer(facts=facts(preset), load=partial(load, preset))
+def offer(preset: Preset, backend: str | None = None) -> Offer:
+    """The preset as something that an engine can load; backend as in ``finder``."""
+    return Offer(facts=facts(preset), load=partial(load, preset, backend=backend))
 
 
 def facts(preset: Preset) -> Facts:
@@ -118,10 +121,11 @@ def _terms(source: Preset | Tuned) -> str:
     return f"{place}. Licence {source.licence}{size}{gated}."
 
 
-def load(preset: Preset, tell: Tell) -> Model:
+def load(preset: Preset, tell: Tell, *, backend: str | None = None) -> Model:
     """Fetch what is not on this machine yet and load the base model; tuned models and rewards follow when a run asks.
 
-    tell: receives a line now and then. Raises ValueError (``hub.Unavailable``) with one sentence when it cannot be had.
+    tell: receives a line now and then. backend: as in ``finder``. Raises ValueError (``hub.Unavailable``) with one sentence
+    when it cannot be had.
     """
     device = "cuda" if torch.cuda.is_available() else "cpu"
     dtype = torch.bfloat16 if device == "cuda" else torch.float32
@@ -149,6 +153,8 @@ def load(preset: Preset, tell: Tell) -> Model:
         weights = folder(source, tell, anonymous=anonymous)
         tell(f"Loading {tuning}")
         ready[tuning] = pipelines.tuned(pipe, source, weights, work_bytes=budget.least(pipe, preset.size))
+        if backend:  # last: a twin is a copy, and a LoRA is attached
+            pipelines.compile_blocks(adapters.denoiser(pipe), *ready[tuning].holds, backend=backend)
         fits[0] = budget.measured(pipe, preset.size)
 
     def drop() -> None:
@@ -160,6 +166,8 @@ def load(preset: Preset, tell: Tell) -> Model:
 
     def release() -> None:
         drop()
+        if backend:
+            torch.compiler.reset()  # its graphs are of no use to another model
         pipelines.release(pipe, features, *rewards.values())
 
     return Model(

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import ctypes
 import gc
+import inspect
 import math
 import re
 import sys
@@ -99,6 +100,7 @@ class Tuning:
 
 
 MODES = ("fused", "switched", "denoiser")
+GRAPHS = 64  # of a kind of block: for its widths, for one row and for more, with a LoRA and without
 
 
 def tuned(pipe: object, source: Tuned, folder: Path, *, mode: str | None = None, work_bytes: int = 0) -> Tuning:
@@ -129,6 +131,21 @@ def tuned(pipe: object, source: Tuned, folder: Path, *, mode: str | None = None,
         return Tuning(at=adapters.switched(base, tensors), mode=mode, bytes=size, holds=())
     twin = adapters.fused(base, tensors)
     return Tuning(at=_blended(base, twin), mode=mode, bytes=extra, holds=(twin,))
+
+
+def compile_blocks(*denoisers: nn.Module, backend: str | Callable = "inductor") -> None:
+    """Compile the attention blocks of denoisers in place, when they are final: a copy of a compiled one is not compiled.
+
+    The blocks and not the whole, whose ``forward`` is another one during a run. Those of equal shapes share a graph, the
+    twin's with the base's; a graph takes any number of rows above one, and a LoRA's scale as an input. backend: of torch.compile.
+    """
+    # Newer versions of torch take the limit here alone, older ones have 8, and compute what exceeds them uncompiled.
+    limit = {"recompile_limit": GRAPHS} if "recompile_limit" in inspect.signature(torch.compile).parameters else {}
+    for denoiser in denoisers:
+        for name, blocks in denoiser.named_modules():
+            if name.endswith("transformer_blocks"):  # so named in every family, FLUX's single_transformer_blocks too
+                for block in blocks:
+                    block.compile(dynamic=True, backend=backend, **limit)
 
 
 def choose(free: int, twin: int, work: int) -> str:

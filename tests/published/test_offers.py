@@ -8,10 +8,12 @@ import json
 import re
 import weakref
 
+import numpy as np
 import pytest
 
+from aig import adapters
 from aig.engine import Engine, RunFailed
-from aig.published import downloads, offers, presets, scorers
+from aig.published import downloads, offers, pipelines, presets, scorers
 from aig.request import Request, checked, cost
 from tests import checkpoints, families
 from tests.serving import tiny_model
@@ -144,6 +146,21 @@ def test_what_is_not_pinned_is_compared_with_its_checksum_wherever_it_lies(monke
         scorers.load("aesthetics", folders)
     monkeypatch.setitem(scorers.SHA256, (repo, file), downloads.digest(folders[repo] / file))
     scorers.load("aesthetics", folders)
+
+
+@pytest.mark.parametrize("mode", ["fused", "switched"])
+def test_compiled_models_make_the_same_images(engine, make_pipe, lora_file, tiny, monkeypatch, mode):
+    """AIG, both ends and a scale between them, in batches of several sizes."""
+    tiny("sd")
+    monkeypatch.setattr(pipelines, "free_bytes", lambda device: 10**12 if mode == "fused" else 0)
+    compiled = Engine(lambda: tiny_model(make_pipe(), lora_file), offers.finder((), own=True, backend="aot_eager"))
+    try:
+        first, second = (run(each, own("sd"), columns=("lora:0.5", "step:0.5")) for each in (engine, compiled))
+        block = compiled._model.pipe.unet.down_blocks[1].attentions[0].transformer_blocks[0]
+        assert block._compiled_call_impl and len(adapters.lora_layers(block)) == (0 if mode == "fused" else 6)
+    finally:
+        compiled.close()
+    assert np.abs(first.images.astype(int) - second.images).max() <= 1
 
 
 @pytest.mark.parametrize(

@@ -10,6 +10,7 @@ from pathlib import Path
 
 import pytest
 import torch
+from torch._dynamo.testing import CompileCounter
 
 from aig import adapters
 from aig.published import pipelines
@@ -109,6 +110,29 @@ def test_the_mode_follows_the_free_memory(sd, monkeypatch) -> None:
     for scale in (11.0, float("nan")):
         with pytest.raises(ValueError, match="scale must be from -10 to 10"):
             pipelines.tuned(pipe, families.source("lora"), sd, mode="fused").at(scale)
+
+
+@pytest.mark.parametrize("mode", ["fused", "switched"])
+@pytest.mark.parametrize("family", ["sd", "sd3"])
+def test_compiled_blocks_change_no_image_at_any_scale(family, mode, tmp_path) -> None:
+    name, graphs = type(families.save(family, tmp_path)).__name__, CompileCounter()
+    pipe = pipelines.load(tmp_path, name)
+    found = pipelines.tuned(pipe, families.source("lora"), tmp_path, mode=mode)
+
+    def images(*scales: float) -> list[torch.Tensor]:
+        return [image_by(pipe, family, found.at(scale)) for scale in scales]
+
+    before, expected, others = image(pipe, family), images(1.0, 0.5), images(-0.5, 0.8, 0.0)
+    torch.compiler.reset()
+    pipelines.compile_blocks(families.denoiser(pipe), *found.holds, backend=graphs)
+    torch.testing.assert_close([image(pipe, family), *images(1.0, 0.5)], [before, *expected], atol=1e-5, rtol=1e-5)
+    known = graphs.frame_count
+    torch.testing.assert_close(images(-0.5, 0.8, 0.0), others, atol=1e-5, rtol=1e-5)
+    assert 0 < known == graphs.frame_count  # the scale is an input of a graph, not a part of it
+    adapters.detach(families.denoiser(pipe))
+    torch.testing.assert_close(image(pipe, family), before, atol=1e-5, rtol=1e-5)
+    again = pipelines.tuned(pipe, families.source("lora"), tmp_path, mode="fused").at(1.0)  # a copy of what is compiled
+    torch.testing.assert_close(image_by(pipe, family, again), expected[0], atol=1e-3, rtol=1e-3)
 
 
 def test_a_switched_lora_returns_to_the_base_after_an_error(sd) -> None:
