@@ -195,8 +195,8 @@ class Engine:
                 self._changed.wait_for(lambda: self._fetching or self._closed)
                 if self._closed:
                     return
-                offer, stream = self._fetching[0]
-            tell = self._teller(stream.beginning, stream.put, lambda: stream.closed)  # noqa: B023
+                offer, stream = self._fetching.popleft()
+            tell = self._teller(stream.beginning, stream.put, lambda: stream.closed or self._closed)  # noqa: B023
             try:
                 with explained():
                     tell("")
@@ -207,12 +207,12 @@ class Engine:
                 self._log(failure)
                 stream.end(RunFailed("The download failed by a fault of the app; the log has the details."))
             with self._changed:
-                self._fetching.popleft()
                 if not stream.ended and not stream.closed:
                     self._wait(stream)
 
     def _forget(self, stream: Stream) -> None:
         with self._changed:
+            self._fetching = deque(item for item in self._fetching if item[1] is not stream)
             if stream in self._waiting:
                 self._waiting.remove(stream)
                 self._tell_places()

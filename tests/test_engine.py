@@ -279,9 +279,12 @@ def test_downloads_count_as_waiting_and_end_with_the_engine(model, find):
     away = dataclasses.replace(find("plain"), missing=lambda tuning: True, fetch=endless)
     engine = Engine(lambda: model, lambda name: away, max_waiting=2)
     wanted = dataclasses.replace(SMALL, model="plain", tuning="dpo")
+    assert next(engine.stream(wanted)).state == "loading"
     streams = [engine.stream(wanted) for _ in range(2)]
     with pytest.raises(Busy, match="2 runs are waiting"):
         engine.stream(SMALL)
+    streams[0].close()
+    assert last(engine.stream(SMALL)).state == "done"  # in the place of the one who left
     engine.close()
     assert not any(thread.is_alive() for thread in engine._threads) and not list(streams[1])
 
