@@ -2,7 +2,8 @@
 
 Two threads that switch LoRA states on one denoiser produce wrong images without an exception, so nothing but the worker ever
 touches the model. A request is checked completely before it is queued. One model is loaded at a time: the worker frees it
-before it loads the one that the next request asks for.
+before it loads the one that the next request asks for. What a model needs from elsewhere is fetched by a second thread before
+its run enters the queue, so nobody else waits for a download.
 """
 
 from __future__ import annotations
@@ -10,8 +11,9 @@ from __future__ import annotations
 import gc
 import threading
 from collections import deque
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from concurrent.futures import Future
+from contextlib import contextmanager
 from contextvars import copy_context
 from dataclasses import replace
 
@@ -73,6 +75,10 @@ class Stream:
     def closed(self) -> bool:
         return self._closed
 
+    @property
+    def ended(self) -> bool:
+        return self._ended
+
     def put(self, update: Update) -> None:
         """Show this update next, instead of one that nobody has read yet."""
         with self._changed:
@@ -89,6 +95,17 @@ class Stream:
 def nothing_else(name: str) -> Offer:
     """ValueError: no other model is on offer."""
     raise ValueError(f"Unknown model {ascii(name)[:60]}; this app serves one only.")
+
+
+@contextmanager
+def explained() -> Iterator[None]:
+    """Turn what keeps a model from being fetched or loaded into one sentence for whoever asked for it."""
+    try:
+        yield
+    except ValueError as problem:
+        raise RunFailed(f"The model could not be loaded: {problem}") from problem
+    except OSError as problem:  # without its path, which is nobody's business
+        raise RunFailed(f"The model could not be loaded: {problem.strerror or type(problem).__name__}.") from problem
 
 
 class Engine:
@@ -110,13 +127,18 @@ class Engine:
         self._preview_share = preview_share  # of the model's time; see sampling.sample
         self._ready: Future[Facts] = Future()
         self._waiting: deque[Stream] = deque()
+        self._fetching: deque[tuple[Offer, Stream]] = deque()  # whose models are downloaded first, one after the other
         self._changed = threading.Condition()
         self._closed = False
         self._seconds = 10.0  # of the last run, for estimates
         self._model: Model | None = None  # the worker's alone
         self._job = zerogpu.on_gpu(self._compare, seconds=lambda beginning: GPU_SECONDS)
-        self._thread = threading.Thread(target=self._work, name="model", daemon=True)
-        self._thread.start()
+        self._threads = [
+            threading.Thread(target=self._work, name="model", daemon=True),
+            threading.Thread(target=self._download, name="downloads", daemon=True),
+        ]
+        for thread in self._threads:
+            thread.start()
 
     def facts(self, model: str = "") -> Facts:
         """What is known of a model; "" is the one that the app starts with, once that is loaded.
@@ -135,29 +157,62 @@ class Engine:
         facts = self.facts(request.model)
         shares, judges = checked(request, facts), facts.judges(request.tuning)
         stream = Stream(Update(state="waiting", request=request, shares=shares, judges=judges), self._forget)
+        offer = None if facts is self._ready.result() else self._find(facts.name)
+        missing = offer is not None and offer.missing(request.tuning)
         with self._changed:
             if self._closed:
                 raise RunFailed("The app is closing.")
-            if len(self._waiting) >= self._max_waiting:
-                seconds = self._seconds * len(self._waiting)
-                raise Busy(f"Busy: {len(self._waiting)} runs are waiting; try again in about {seconds:.0f} seconds.")
-            self._waiting.append(stream)
-            self._tell_places()
-            self._changed.notify_all()
+            if (waiting := len(self._waiting) + len(self._fetching)) >= self._max_waiting:
+                raise Busy(f"Busy: {waiting} runs are waiting; try again in about {self._seconds * waiting:.0f} seconds.")
+            if missing:
+                self._fetching.append((offer, stream))
+                self._changed.notify_all()
+            else:
+                self._wait(stream)
         return stream
 
     def close(self) -> None:
         """Stop all runs and end the worker."""
         with self._changed:
             self._closed = True
-            waiting = list(self._waiting)
+            waiting = [*self._waiting, *(stream for _, stream in self._fetching)]
             self._changed.notify_all()
         for stream in waiting:
             stream.close()
-        self._thread.join(timeout=30)
+        for thread in self._threads:
+            thread.join(timeout=30)
+
+    def _wait(self, stream: Stream) -> None:
+        """Last in the queue."""
+        self._waiting.append(stream)
+        self._tell_places()
+        self._changed.notify_all()
+
+    def _download(self) -> None:
+        """The second thread's work: fetch what a run needs, then let it wait for its turn."""
+        while True:
+            with self._changed:
+                self._changed.wait_for(lambda: self._fetching or self._closed)
+                if self._closed:
+                    return
+                offer, stream = self._fetching.popleft()
+            tell = self._teller(stream.beginning, stream.put, lambda: stream.closed or self._closed)  # noqa: B023
+            try:
+                with explained():
+                    tell("")
+                    offer.fetch(stream.beginning.request.tuning, tell)
+            except (Stopped, RunFailed) as failure:
+                stream.end(failure if isinstance(failure, RunFailed) else RunFailed("The run was stopped."))
+            except Exception as failure:  # told as a run's is
+                self._log(failure)
+                stream.end(RunFailed("The download failed by a fault of the app; the log has the details."))
+            with self._changed:
+                if not stream.ended and not stream.closed:
+                    self._wait(stream)
 
     def _forget(self, stream: Stream) -> None:
         with self._changed:
+            self._fetching = deque(item for item in self._fetching if item[1] is not stream)
             if stream in self._waiting:
                 self._waiting.remove(stream)
                 self._tell_places()
@@ -194,25 +249,31 @@ class Engine:
             except (RunFailed, zerogpu.NoGpu) as failure:
                 stream.end(RunFailed(str(failure)))
             except Exception as failure:  # the worker must survive; the requester is told, and so is the log
-                threading.excepthook(threading.ExceptHookArgs((type(failure), failure, failure.__traceback__, self._thread)))
+                self._log(failure)
                 stream.end(RunFailed("The run failed by a fault of the app; the log has the details."))
             del stream
 
-    def _compare(self, beginning: Update, put: Callable[[Update], None], stopped: Callable[[], bool]) -> Update:
-        """A whole run on the worker's thread, or on ZeroGPU in the process that has the GPU."""
+    @staticmethod
+    def _log(failure: Exception) -> None:
+        threading.excepthook(threading.ExceptHookArgs((type(failure), failure, failure.__traceback__, threading.current_thread())))
+
+    @staticmethod
+    def _teller(beginning: Update, put: Callable[[Update], None], stopped: Callable[[], bool]) -> Callable[[str], None]:
+        """What tells a visitor how loading goes, and raises Stopped when nobody listens any more."""
 
         def tell(note: str) -> None:
             if stopped():
                 raise Stopped
             put(replace(beginning, state="loading", note=note))
 
-        try:
+        return tell
+
+    def _compare(self, beginning: Update, put: Callable[[Update], None], stopped: Callable[[], bool]) -> Update:
+        """A whole run on the worker's thread, or on ZeroGPU in the process that has the GPU."""
+        tell = self._teller(beginning, put, stopped)
+        with explained():
             model = self._loaded(beginning.request.model, tell)
             model.prepare(beginning.request.tuning, tell)
-        except ValueError as problem:
-            raise RunFailed(f"The model could not be loaded: {problem}") from problem
-        except OSError as problem:  # without its path, which is nobody's business
-            raise RunFailed(f"The model could not be loaded: {problem.strerror or type(problem).__name__}.") from problem
         return compare(model, beginning, put, stopped, preview_share=self._preview_share)
 
     def _loaded(self, name: str, tell: Callable[[str], None]) -> Model:

@@ -93,10 +93,12 @@ class Model:
 
 @dataclass(frozen=True, kw_only=True)
 class Offer:
-    """A model that can be loaded on demand; ``load`` is given a function to tell what it is doing."""
+    """A model that can be loaded on demand. Its functions are given one to tell what they are doing, which ends them by raising."""
 
     facts: Facts
     load: Callable[[Callable[[str], None]], Model]
+    missing: Callable[[str], bool] = lambda tuning: False  # whether runs of a tuned model need files that are not here yet
+    fetch: Callable[[str, Callable[[str], None]], None] = lambda tuning, tell: None  # downloads them; needs no model, no GPU
 
 
 def verify(folder: Path) -> None:

@@ -239,6 +239,57 @@ def test_a_model_that_cannot_be_loaded_is_told_and_the_next_run_works(engine):
 
 
 @pytest.mark.filterwarnings("ignore::pytest.PytestUnhandledThreadExceptionWarning")
+def test_a_download_holds_nobody_but_those_who_asked_for_it(engine, find, monkeypatch):
+    gate, calls, here = threading.Event(), [], []
+
+    def fetch(tuning, tell):
+        calls.append(tuning)
+        while not gate.wait(0.02):
+            tell("Downloading 1 of 2")
+        if tuning == "spo":
+            raise OSError(28, "No space left on device", "/secret/place")
+        if tuning == "ipo":
+            raise RuntimeError("a fault")
+        here.append(tuning)
+
+    facts = dataclasses.replace(find("plain").facts, tunings={"spo": (0.0,), "dpo": (0.0,), "ipo": (0.0,)})
+    away = dataclasses.replace(find("plain"), facts=facts, fetch=fetch, missing=lambda tuning: tuning not in here)
+    monkeypatch.setattr(engine, "_find", lambda name: away)
+    wanted = dataclasses.replace(SMALL, model="plain", tuning="dpo")
+    first, stopped = engine.stream(wanted), engine.stream(wanted)
+    full, out = engine.stream(dataclasses.replace(wanted, tuning="spo")), engine.stream(dataclasses.replace(wanted, tuning="ipo"))
+    assert next(first).state == "loading"
+    assert last(engine.stream(SMALL)).state == "done" and calls == ["dpo"]  # meanwhile, and one download at a time
+    stopped.close()
+    gate.set()
+    assert last(first).state == "done" and here == ["dpo"]
+    with pytest.raises(RunFailed, match=r"could not be loaded: No space left on device\.$"):
+        last(full)
+    with pytest.raises(RunFailed, match="download failed by a fault"):
+        last(out)
+    assert calls == ["dpo", "spo", "ipo"]  # nothing was fetched for the one who left
+    assert last(engine.stream(wanted)).state == "done" and len(calls) == 3  # what is here is not fetched again
+
+
+def test_downloads_count_as_waiting_and_end_with_the_engine(model, find):
+    def endless(tuning, tell):
+        while not time.sleep(0.02):
+            tell("Downloading")
+
+    away = dataclasses.replace(find("plain"), missing=lambda tuning: True, fetch=endless)
+    engine = Engine(lambda: model, lambda name: away, max_waiting=2)
+    wanted = dataclasses.replace(SMALL, model="plain", tuning="dpo")
+    assert next(engine.stream(wanted)).state == "loading"
+    streams = [engine.stream(wanted) for _ in range(2)]
+    with pytest.raises(Busy, match="2 runs are waiting"):
+        engine.stream(SMALL)
+    streams[0].close()
+    assert last(engine.stream(SMALL)).state == "done"  # in the place of the one who left
+    engine.close()
+    assert not any(thread.is_alive() for thread in engine._threads) and not list(streams[1])
+
+
+@pytest.mark.filterwarnings("ignore::pytest.PytestUnhandledThreadExceptionWarning")
 def test_a_model_whose_release_fails_is_not_used_again(engine, find, monkeypatch):
     reference = last(engine.stream(SMALL)).images
     broken = dataclasses.replace(find("plain"), load=lambda tell: dataclasses.replace(find_load(tell), release=lambda: 1 / 0))

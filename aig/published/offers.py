@@ -86,7 +86,12 @@ def described(name: str) -> Preset:
 
 def offer(preset: Preset, backend: str | None = None) -> Offer:
     """The preset as something that an engine can load; backend as in ``finder``."""
-    return Offer(facts=facts(preset), load=partial(load, preset, backend=backend))
+    return Offer(
+        facts=facts(preset),
+        load=partial(load, preset, backend=backend),
+        missing=partial(missing, preset),
+        fetch=partial(fetch, preset),
+    )
 
 
 def facts(preset: Preset) -> Facts:
@@ -121,6 +126,31 @@ def _terms(source: Preset | Tuned) -> str:
     return f"{place}. Licence {source.licence}{size}{gated}."
 
 
+def sources(preset: Preset, tuning: str) -> list[hub.Source]:
+    """All that runs of a tuned model read: the base, the tuned weights, the features and the rewards that are shown."""
+    names = (preset.features, *facts(preset).judges(tuning))
+    return [preset, *(tuned for tuned in preset.tuned if tuned.name == tuning), *(source for name in names for source in listed(name))]
+
+
+def missing(preset: Preset, tuning: str) -> bool:
+    """Whether something of that is not on this machine, which is all that is looked at; ``fetch`` then gets it or says why not."""
+    try:
+        return not all(map(downloads.located, sources(preset, tuning)))
+    except ValueError:  # a folder of one's own that is not there
+        return True
+
+
+def fetch(preset: Preset, tuning: str, tell: Tell) -> None:
+    """Download what is missing. Raises ValueError (``hub.Unavailable``) with one sentence when it cannot be had."""
+    for source in sources(preset, tuning):
+        folder(source, tell, anonymous=private(preset) and source in (preset, *preset.tuned))
+
+
+def private(preset: Preset) -> bool:
+    """Whether it is a visitor's, who sees nothing that only the operator's token may read."""
+    return preset.name.startswith(OWN)
+
+
 def load(preset: Preset, tell: Tell, *, backend: str | None = None) -> Model:
     """Fetch what is not on this machine yet and load the base model; tuned models and rewards follow when a run asks.
 
@@ -129,8 +159,7 @@ def load(preset: Preset, tell: Tell, *, backend: str | None = None) -> Model:
     """
     device = "cuda" if torch.cuda.is_available() else "cpu"
     dtype = torch.bfloat16 if device == "cuda" else torch.float32
-    anonymous = preset.name.startswith(OWN)  # a visitor sees nothing that only the operator's token may read
-    place, about = folder(preset, tell, anonymous=anonymous), facts(preset)
+    place, about = folder(preset, tell, anonymous=private(preset)), facts(preset)
     tell(f"Loading {preset.title}")
     pipe = pipelines.load(place, preset.pipeline, dtype=dtype, device=device)
     features = scorers.load_features(preset.features, judge_folders(preset.features, tell), device=device, dtype=dtype)
@@ -150,7 +179,7 @@ def load(preset: Preset, tell: Tell, *, backend: str | None = None) -> Model:
                 tell(f"Loading the reward {name}")
                 rewards[name] = scorers.load(name, judge_folders(name, tell), device=device, dtype=dtype)
         source = known[tuning]
-        weights = folder(source, tell, anonymous=anonymous)
+        weights = folder(source, tell, anonymous=private(preset))
         tell(f"Loading {tuning}")
         ready[tuning] = pipelines.tuned(pipe, source, weights, work_bytes=budget.least(pipe, preset.size))
         if backend:  # last: a twin is a copy, and a LoRA is attached
@@ -196,12 +225,14 @@ def folder(source: hub.Source, tell: Tell, *, anonymous: bool = False) -> Path:
     return Path(event["folder"])
 
 
-def judge_folders(name: str, tell: Tell) -> dict[str, Path]:
-    """Repository -> folder, of everything that a reward or feature model reads."""
+def listed(name: str) -> list[hub.Listed]:
+    """The files that a reward or feature model reads, by repository."""
     repos: dict[tuple[str, str], list[str]] = {}
     for repo, revision, file in scorers.files(name):
         repos.setdefault((repo, revision or "main"), []).append(file)
-    return {
-        repo: folder(hub.Listed(repo=repo, revision=revision, files=tuple(files)), tell)
-        for (repo, revision), files in repos.items()
-    }
+    return [hub.Listed(repo=repo, revision=revision, files=tuple(files)) for (repo, revision), files in repos.items()]
+
+
+def judge_folders(name: str, tell: Tell) -> dict[str, Path]:
+    """Repository -> folder, of everything that a reward or feature model reads."""
+    return {source.repo: folder(source, tell) for source in listed(name)}
