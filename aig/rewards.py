@@ -5,7 +5,7 @@ Here are those of the embedded world; the published ones, for real pictures, are
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from pathlib import Path
 
 import torch
@@ -95,7 +95,8 @@ class PreferenceReward(Saturated):
     """A Bradley-Terry model of simulated annotators, on pixels and the words of the prompt.
 
     ``widths`` and ``kernel`` shape the image tower; the proxy and the held-out judge use different ones. The raw scalar is
-    ``a(image) + <b(image), words(prompt)>``.
+    ``a(image) + <b(image), words(prompt)>``; a and b have mean 0 over drawings, because choices between two pictures under one
+    prompt say nothing of what a prompt is worth by itself.
     """
 
     def __init__(self, vocabulary: Sequence[str], widths: tuple[int, ...], kernel: int) -> None:
@@ -106,11 +107,12 @@ class PreferenceReward(Saturated):
             layers += [nn.Conv2d(before, after, kernel, stride=2, padding=kernel // 2, bias=False), nn.BatchNorm2d(after)]
             layers += [nn.SiLU(), Residual(after)]
         self.tower = nn.Sequential(*layers)
-        self.head = nn.Sequential(nn.Linear(4 * widths[-1], 128), nn.SiLU(), nn.Linear(128, 1 + 64))
+        self.head = nn.Sequential(nn.Linear(4 * widths[-1], 128), nn.SiLU(), nn.Linear(128, 1 + 64), nn.BatchNorm1d(1 + 64, affine=False))
+        self.weight = nn.Parameter(torch.ones(()))  # of a
         self.words = nn.Embedding(len(vocabulary), 64)
 
     def bag(self, prompts: Sequence[str]) -> torch.Tensor:
-        """Prompts as counts of known words, (B, vocabulary)."""
+        """Prompts as shares of their known words, (B, vocabulary)."""
         from aig.world.captions import words_of
 
         counts = torch.zeros(len(prompts), len(self.index), device=self.shift.device)
@@ -118,11 +120,22 @@ class PreferenceReward(Saturated):
             for word in words_of(prompt):
                 if word in self.index:
                     counts[row, self.index[word]] += 1
-        return counts
+        return counts / counts.sum(1, keepdim=True).clamp(min=1)
 
     def raw(self, images: torch.Tensor, prompts: Sequence[str]) -> torch.Tensor:
         """The log odds that Bradley-Terry training fits."""
+        return self.judged(self.seen(images), prompts)
+
+    def seen(self, images: torch.Tensor) -> torch.Tensor:
+        """The tower's features (B, 4 * widths[-1])."""
         x = images.mul(2).sub(1).contiguous(memory_format=torch.channels_last)
-        x = nn.functional.adaptive_avg_pool2d(self.tower(x), 2).flatten(1)
-        score, content = self.head(x).split([1, 64], dim=1)
-        return score.squeeze(1) + (content * (self.bag(prompts) @ self.words.weight)).sum(1) / 8
+        return nn.functional.adaptive_avg_pool2d(self.tower(x), 2).flatten(1)
+
+    def centre(self, batches: Iterable[torch.Tensor]) -> None:
+        """Make the mean of a and b over these images exactly 0, whatever the statistics of training were."""
+        self.head[-1].running_mean.copy_(torch.cat([self.head[:-1](self.seen(batch)) for batch in batches]).mean(0))
+
+    def judged(self, seen: torch.Tensor, prompts: Sequence[str]) -> torch.Tensor:
+        """The log odds (B,) by the tower's features."""
+        score, content = self.head(seen).split([1, 64], dim=1)
+        return self.weight * score.squeeze(1) + (content * (self.bag(prompts) @ self.words.weight)).sum(1) / 8

@@ -19,13 +19,14 @@ STAGES = {
     "draft": ("draft", "train"),
     "ship": ("ship", "run"),
     "evaluate": ("evaluate", "run"),
+    "figures": ("figures", "run"),
 }
 
 
-def run(stage: str, preset) -> None:
+def run(stage: str, preset, **settings: int) -> None:
     """Run one stage with a progress bar; a finished stage returns at once."""
     module, function = STAGES[stage]
-    generator = getattr(importlib.import_module(f"aig.world.{module}"), function)(preset)
+    generator = getattr(importlib.import_module(f"aig.world.{module}"), function)(preset, **settings)
     with tqdm(desc=f"{stage} ({preset.name})", unit="step", mininterval=2) as bar:
         for row in generator:
             step, bar.total = row.pop("step"), row.pop("steps")
@@ -39,9 +40,10 @@ def main() -> None:
     parser = argparse.ArgumentParser(prog="python -m aig.world", description=__doc__)
     parser.add_argument("stage", choices=[*STAGES, "all"])
     parser.add_argument("--preset", choices=list(PRESETS), default="cpu")
+    parser.add_argument("--samples", type=int, default=10_000, help="that evaluate draws for the prompts (default: 10000)")
     arguments = parser.parse_args()
     for stage in STAGES if arguments.stage == "all" else [arguments.stage]:
-        run(stage, PRESETS[arguments.preset])
+        run(stage, PRESETS[arguments.preset], **({"samples": arguments.samples} if stage == "evaluate" else {}))
 
 
 if __name__ == "__main__":

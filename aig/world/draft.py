@@ -1,9 +1,11 @@
 """Stage ``draft``: DRaFT (Clark et al., arXiv 2309.17400) on a reward, with the KL term of the paper, as LoRAs.
 
-    loss = -r(x0) + kl * mean((v_tuned - v_base)^2) on the differentiated step        (arXiv 2409.06493, DRaFT+)
+    loss = -r(x0) + kl * mean((v_tuned - v_base)^2) on the differentiated steps        (arXiv 2409.06493, DRaFT+)
 
-Sampling runs without gradients down to the last step; that step, the decoder and the reward are differentiated (K = 1). One
-LoRA for each reward and KL coefficient, all from the same seed; the loop is a generator like every other stage.
+Sampling runs without gradients; then the last step, the decoder and the reward are differentiated (K = 1). The last step can
+change how a portrait is finished, not who it is, so an earlier step is differentiated as well, on the clean image that it predicts, as
+ReFL does (Xu et al., arXiv 2304.05977). One LoRA for each reward and KL coefficient, all from the same seed; the loop is a
+generator like every other stage.
 """
 
 from __future__ import annotations
@@ -20,13 +22,15 @@ from aig.world import data, preference
 from aig.world.captions import MAX_TOKENS, caption
 from aig.world.portraits import decode
 from aig.world.presets import Preset
-from aig.world.training import device, fit
+from aig.world.training import device, fit, warm_hold
 
 RANK = 4
 LAYERS = ("to_q", "to_k", "to_v", "to_out.0", "conv1", "conv2", "proj_in", "proj_out")
 STEPS = 8  # of sampling in training
+EARLY = 1  # random earlier steps that are differentiated too
 GUIDANCE = 3.0
 BATCH = 8
+RATE = 1e-3
 
 
 def name_of(reward: str, kl: float, updates: int | None = None) -> str:
@@ -54,39 +58,54 @@ def train_one(preset: Preset, name: str, kl: float) -> Iterator[dict[str, float]
     reward.load_state_dict(load_file(preset.work / "rewards" / f"{name}.safetensors"))
     _, labels = data.load(preset)
 
-    def loss(step: int, rng: torch.Generator) -> dict[str, torch.Tensor]:
+    def loss(step: int, rng: torch.Generator) -> Iterator[dict[str, torch.Tensor]]:
         rows = labels[torch.randint(preset.drawings, (BATCH,), generator=rng).numpy()]
         prompts = [caption(decode(row), rng, 0.2) for row in rows]
         latents = torch.randn(BATCH, preset.latent_channels, *[preset.latent_size] * 2, generator=rng).to(device())
-        x0, gap = last_step(pipe, scheduler, prompts, latents)
-        pictures = pipe.vae.decode(x0 / pipe.vae.config.scaling_factor).sample.div(2).add(0.5).clamp(0, 1)
-        r = reward(pictures, prompts).mean()
-        return {"loss": -r + kl * gap, "reward": r.detach(), "gap": gap.detach()}
+        text = embedded(pipe, prompts)
+        states = trajectory(unet, scheduler, latents, text)
+        last = len(states) - 1
+        chosen = [last, *torch.randint(1, last, (EARLY,), generator=rng).tolist()]
+        for i in chosen:
+            x0, gap = predicted(unet, scheduler, *states[i], text)
+            pictures = pipe.vae.decode(x0 / pipe.vae.config.scaling_factor).sample.div(2).add(0.5).clamp(0, 1)
+            r = reward(pictures, prompts).mean()
+            yield {"loss": (-r + kl * gap) / len(chosen), "reward": r.detach() * (i == last), "gap": gap.detach() / len(chosen)}
 
     def save(updates: int | None = None) -> None:
         state = get_peft_model_state_dict(unet)
         StableDiffusionPipeline.save_lora_weights(preset.work / "loras", state, weight_name=f"{name_of(name, kl, updates)}.safetensors")
 
-    folder = preset.work / f"draft-{name_of(name, kl)}"
-    for row in fit(unet, loss, cycles=((preset.tuning_steps, 5e-4),), folder=folder, seed=preset.seed + 5, weight_decay=0.0):
+    folder, seed = preset.work / f"draft-{name_of(name, kl)}", preset.seed + 5
+    for row in fit(unet, loss, cycles=((preset.tuning_steps, RATE),), rate=warm_hold, folder=folder, seed=seed, weight_decay=0.0):
         if kl == 0 and row["step"] in preset.checkpoints:
             save(int(row["step"]))
         yield row
     save()
 
 
-def last_step(pipe, scheduler: DPMSolverMultistepScheduler, prompts, latents) -> tuple[torch.Tensor, torch.Tensor]:
-    """Sample to the last step without gradients; return its differentiable x0 (B, C, h, w) and mean (v_tuned - v_base)^2."""
-    unet = pipe.unet
+@torch.no_grad()
+def embedded(pipe, prompts: list[str]) -> torch.Tensor:
+    """The text encoder's states (2B, tokens, D): of no prompt, then of the prompts."""
+    both = [""] * len(prompts) + prompts
+    ids = pipe.tokenizer(both, padding="max_length", max_length=MAX_TOKENS, truncation=True, return_tensors="pt").input_ids
+    return pipe.text_encoder(ids.to(pipe.device))[0]
+
+
+@torch.no_grad()
+def trajectory(unet, scheduler: DPMSolverMultistepScheduler, latents, text) -> list[tuple[torch.Tensor, torch.Tensor]]:
+    """The noisy latents (B, C, h, w) and the timestep at which each sampling step begins."""
     scheduler.set_timesteps(STEPS, device=latents.device)
-    with torch.no_grad():
-        both = [""] * len(prompts) + list(prompts)
-        ids = pipe.tokenizer(both, padding="max_length", max_length=MAX_TOKENS, truncation=True, return_tensors="pt").input_ids
-        text = pipe.text_encoder(ids.to(latents.device))[0]
-        x = latents * scheduler.init_noise_sigma
-        for t in scheduler.timesteps[:-1]:
+    x, states = latents * scheduler.init_noise_sigma, []
+    for t in scheduler.timesteps:
+        states.append((x, t))
+        if len(states) < STEPS:
             x = scheduler.step(guided(unet, x, t, text)[0], t, x, return_dict=False)[0]
-    t = scheduler.timesteps[-1]
+    return states
+
+
+def predicted(unet, scheduler: DPMSolverMultistepScheduler, x, t, text) -> tuple[torch.Tensor, torch.Tensor]:
+    """The clean latents (B, C, h, w) that the tuned model predicts at a step, and mean (v_tuned - v_base)^2; differentiable."""
     v, tuned = guided(unet, x, t, text)
     unet.disable_adapters()
     with torch.no_grad():

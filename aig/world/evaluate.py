@@ -1,7 +1,8 @@
 """Stage ``evaluate``: measure the shipped asset on held-out drawings and fresh samples; the card is written from the result.
 
 Each part is a generator that yields progress and returns its figures; finished parts are kept in ``work/evaluation`` for
-exactly these assets, so a killed evaluation resumes. All sampling goes through the stock pipeline call, but for AIG itself.
+exactly the files that they measure, so a killed evaluation resumes, and new LoRAs do not make the base model's figures old.
+All sampling goes through the stock pipeline call, but for AIG itself.
 """
 
 from __future__ import annotations
@@ -34,14 +35,17 @@ from aig.world.quality import covered, frechet, precision_recall, total_variatio
 from aig.world.ruler import unit
 
 BATCH, STEPS, GUIDANCE = 40, 12, 4.0
+FIRST_SEED = 50_000  # of the samples without a prompt
 P_NAMED = 0.5  # of each attribute in an evaluation prompt
 TUNED_SEEDS = tuple(range(1_000, 1_064))  # the same 64 people, without a prompt, for every tuned model
+SCALES = (0.25, 0.5, 0.75, 2.0, 4.0)  # of the LoRA that was tuned without KL; above 1 is what more tuning would lead to
 SOLVERS = {
     "DPM-Solver++ 2M": DPMSolverMultistepScheduler,
     "UniPC": UniPCMultistepScheduler,
     "Euler": EulerDiscreteScheduler,
     "DDIM": DDIMScheduler,
 }
+LENGTHS = (8, 10, 12, 25, 50)  # steps that solvers are compared at
 Part = Generator[dict[str, float], None, dict]
 
 
@@ -67,30 +71,44 @@ class Bench:
 
 
 def run(preset: Preset, *, assets: Path = models.ASSETS, samples: int = 10_000) -> Iterator[dict[str, float]]:
-    """Measure everything and write ``evaluation.json`` and ``card.md`` into the asset folder; yields progress."""
-    folder = assets / "portraits"
-    images, labels = data.load(preset)
-    bench = Bench(
-        model=models.load("portraits", assets=assets), folder=folder, images=images, labels=labels, preset=preset, samples=samples
-    )
-    version = hashlib.sha256((folder / "manifest.json").read_bytes() + str(samples).encode()).hexdigest()[:12]
+    """Measure everything and write ``evaluation.json`` and ``card.md`` into the asset folder, part by part; yields progress."""
+    measured = bench(preset, assets=assets, samples=samples)
+    folder = measured.folder
     kept = preset.work / "evaluation"
     kept.mkdir(exist_ok=True)
-    result = {}
+    result = {
+        "settings": {"samples": samples, "steps": STEPS, "guidance": GUIDANCE, "named": P_NAMED, "seeds": len(TUNED_SEEDS)},
+        "machine": f"{platform.machine()}, {torch.get_num_threads()} threads, torch {torch.__version__}, diffusers {diffusers.__version__}",
+        "training minutes": card.times(preset),
+    }
     for name, part in PARTS.items():
-        path = kept / f"{name}-{version}.json"
+        path = kept / f"{name}-{version(folder, samples, whole=part not in OF_THE_BASE)}.json"
         if not path.exists():
             began = time.monotonic()
-            figures = yield from part(bench)
+            figures = yield from part(measured)
             path.write_text(json.dumps(figures | {"minutes": (time.monotonic() - began) / 60}))
         result[name] = json.loads(path.read_text())
-    result["settings"] = {"samples": samples, "steps": STEPS, "guidance": GUIDANCE, "named": P_NAMED, "seeds": len(TUNED_SEEDS)}
-    result["machine"] = (
-        f"{platform.machine()}, {torch.get_num_threads()} threads, torch {torch.__version__}, diffusers {diffusers.__version__}"
-    )
-    result["training minutes"] = card.times(preset)
-    (folder / "evaluation.json").write_text(json.dumps(result, indent=1) + "\n")
-    (folder / "card.md").write_text(card.render(preset, result))
+        (folder / "evaluation.json").write_text(json.dumps(result, indent=1) + "\n")
+        (folder / "card.md").write_text(card.render(preset, result))
+
+
+def read(folder: Path) -> dict:
+    """What ``run`` measured of the asset in this folder."""
+    return json.loads((folder / "evaluation.json").read_text())
+
+
+def bench(preset: Preset, *, assets: Path = models.ASSETS, samples: int = 10_000) -> Bench:
+    """The shipped asset and the drawings of a preset."""
+    images, labels = data.load(preset)
+    model = models.load("portraits", assets=assets)
+    return Bench(model=model, folder=assets / "portraits", images=images, labels=labels, preset=preset, samples=samples)
+
+
+def version(folder: Path, samples: int, *, whole: bool) -> str:
+    """A name for what is measured: all files of the asset, or all but the rewards and what was tuned on them."""
+    digests = json.loads((folder / "manifest.json").read_text())
+    measured = {name: digest for name, digest in digests.items() if whole or not name.startswith(("loras/", "rewards/"))}
+    return hashlib.sha256(json.dumps([samples, measured]).encode()).hexdigest()[:12]
 
 
 def instruments(bench: Bench) -> Part:
@@ -154,7 +172,7 @@ def population(bench: Bench) -> Part:
     n = bench.samples // 2
     features, told = [], []
     for start in range(0, n, BATCH):
-        f, p = bench.model.measure(draw(bench.model, [""] * BATCH, range(50_000 + start, 50_000 + start + BATCH), guidance=1.0))
+        f, p = bench.model.measure(draw(bench.model, [""] * BATCH, range(FIRST_SEED + start, FIRST_SEED + start + BATCH), guidance=1.0))
         features.append(f)
         told.append(p)
         yield {"step": start + BATCH, "steps": n}
@@ -182,8 +200,8 @@ def solvers(bench: Bench) -> Part:
     rows = bench.labels[bench.held]
     texts = [caption(decode(rows[i % len(rows)]), rng) for i in range(n)]
     real = features_of(bench, bench.images[:5_000])
-    plan = [(solver, steps, 1.0) for solver in SOLVERS for steps in (8, 10, 12, 25, 50)]
-    plan += [(next(iter(SOLVERS)), steps, guidance) for steps in (12, 50) for guidance in (2.0, 4.0, 7.0)]
+    plan = [(solver, steps, 1.0) for solver in SOLVERS for steps in LENGTHS]
+    plan += [(next(iter(SOLVERS)), steps, guidance) for steps in (STEPS, LENGTHS[-1]) for guidance in (2.0, 4.0, 7.0)]
     own, table = bench.model.pipe.scheduler, []
     try:
         for done, (solver, steps, guidance) in enumerate(plan):
@@ -201,21 +219,34 @@ def solvers(bench: Bench) -> Part:
 
 def tuned(bench: Bench, reward: str) -> Part:
     """What tuning on a reward did: every KL coefficient and checkpoint, LoRA scales and AIG on the run without KL."""
-    model, folder = bench.model, bench.folder / "loras"
-    modes = by_modes(bench, reward)
-    last = model.twin(reward, 0.0, 1.0)
-    checkpoints = {n: folder / f"{draft.name_of(reward, 0.0, n)}.safetensors" for n in bench.preset.checkpoints}
-    plan: dict[str, tuple[torch.nn.Module, str]] = {"base": (last, "base")}
-    plan |= {f"after {n} updates": (fused(model.pipe.unet, path), "draft") for n, path in checkpoints.items()}
-    plan |= {f"KL {kl:g}": (model.twin(reward, kl, 1.0), "draft") for kl in model.facts.tunings[reward]}
-    plan |= {f"LoRA scale {scale:g}": (model.twin(reward, 0.0, scale), "draft") for scale in (0.25, 0.5, 0.75)}
-    plan |= {f"AIG {name}": (last, name) for name in ("linear", "power_2", "power_4", "step_0.6")}
-    plan |= {f"constant {w:g}": (last, f"constant_{w:g}") for w in (0.25, 0.5, 0.75)}
-    table = []
+    modes, table, plan = by_modes(bench, reward), [], methods(bench, reward)
     for label, (denoiser, schedule) in plan.items():
-        table.append({"method": label, **measure(bench, reward, modes, denoiser, schedule)})
+        table.append({"method": label, **measure(bench, reward, modes, pictures(bench, denoiser(), schedule, TUNED_SEEDS))})
         yield {"step": len(table), "steps": len(plan)}
     return {"table": table}
+
+
+def methods(bench: Bench, reward: str) -> dict[str, tuple[Callable[[], torch.nn.Module], str]]:
+    """What is compared: label -> the tuned denoiser, made when called, and the schedule that mixes it with the base."""
+    model, folder = bench.model, bench.folder / "loras"
+    twin = lambda kl, scale=1.0: partial(model.twin, reward, kl, scale)  # noqa: E731
+    last = twin(0.0)
+    checkpoints = {n: folder / f"{draft.name_of(reward, 0.0, n)}.safetensors" for n in bench.preset.checkpoints}
+    found: dict[str, tuple[Callable[[], torch.nn.Module], str]] = {"base": (last, "base")}
+    found |= {f"after {n} updates": (partial(fused, model.pipe.unet, path), "draft") for n, path in checkpoints.items()}
+    found |= {f"KL {kl:g}": (twin(kl), "draft") for kl in model.facts.tunings[reward]}
+    found |= {f"LoRA scale {scale:g}": (twin(0.0, scale), "draft") for scale in SCALES}
+    found |= {f"AIG {name}": (last, name) for name in ("linear", "power_2", "power_4", "step_0.6")}
+    found |= {f"constant {w:g}": (last, f"constant_{w:g}") for w in (0.25, 0.5, 0.75)}
+    return found
+
+
+def pictures(bench: Bench, denoiser: torch.nn.Module, schedule: str, seeds: tuple[int, ...]) -> Tensor:
+    """One image (N, 3, H, W) in [0, 1] a seed, without a prompt."""
+    column = Column(name="measured", weights=weights(parse(schedule), STEPS))
+    batches = [seeds[i : i + 16] for i in range(0, len(seeds), 16)]
+    runs = [sample(bench.model.pipe, [column], prompt="", seeds=batch, steps=STEPS, guidance=1.0, tuned=denoiser) for batch in batches]
+    return torch.cat([run.images[0] for run in runs])
 
 
 def by_modes(bench: Bench, reward: str) -> Callable[[Mapping[str, Tensor]], Tensor]:
@@ -233,14 +264,8 @@ def rewarded(bench: Bench, reward: str, pictures: Tensor) -> Tensor:
     return bench.model.rewards[reward](pictures, [""] * len(pictures)).float().cpu()
 
 
-def measure(bench: Bench, reward: str, modes: Callable, denoiser: torch.nn.Module, schedule: str) -> dict[str, float]:
-    """Mean rewards, diversity, attribute entropy and fidelity of the ``TUNED_SEEDS`` without a prompt."""
-    column = Column(name="measured", weights=weights(parse(schedule), STEPS))
-    parts = [
-        sample(bench.model.pipe, [column], prompt="", seeds=TUNED_SEEDS[i : i + 16], steps=STEPS, guidance=1.0, tuned=denoiser).images[0]
-        for i in range(0, len(TUNED_SEEDS), 16)
-    ]
-    pictures = torch.cat(parts)
+def measure(bench: Bench, reward: str, modes: Callable, pictures: Tensor) -> dict[str, float]:
+    """Mean rewards, diversity, attribute entropy and fidelity of pictures that were drawn without a prompt."""
     features, told = bench.model.measure(pictures)
     proxy, explained = rewarded(bench, reward, pictures), modes(told).float()
     entropies = {name: float(attribute_entropy(p)) for name, p in told.items()}
@@ -258,6 +283,11 @@ def measure(bench: Bench, reward: str, modes: Callable, denoiser: torch.nn.Modul
 
 
 PARTS: dict[str, Callable[[Bench], Part]] = {
-    "instruments": instruments, "prompts": prompts, "population": population, "solvers": solvers,
-    "tuned on preference": partial(tuned, reward="preference"), "tuned on vivid": partial(tuned, reward="vivid"),
-}  # fmt: skip
+    "instruments": instruments,
+    "tuned on preference": partial(tuned, reward="preference"),
+    "tuned on vivid": partial(tuned, reward="vivid"),
+    "prompts": prompts,
+    "population": population,
+    "solvers": solvers,
+}
+OF_THE_BASE = (prompts, population, solvers)  # what neither reads rewards nor LoRAs

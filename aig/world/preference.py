@@ -13,9 +13,11 @@ from __future__ import annotations
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field
 
+import numpy as np
 import torch
 from diffusers import AutoencoderTiny
 from safetensors.torch import save_file
+from torch import nn
 from torch.nn import functional as F
 
 from aig.rewards import Compressible, PreferenceReward, Saturated, Vivid
@@ -30,9 +32,13 @@ SHARED_TASTE = {
     "mood": {"smiling": 0.6, "sad": -0.4},
     "hair colour": {"red": 0.5},
     "background": {"blue": 0.4, "gray": -0.4},
+    "hair length": {"long": 0.4, "bald": -0.3},
+    "outfit": {"green": 0.4, "black": -0.3},
 }
 SHARED_FINISH = {"saturation": 1.2, "contrast": 0.8, "softness": -1.5}  # utility per unit of each
+P_BARE = 0.25  # of a pair without a prompt, where only taste and finish count
 VOTERS = 8  # annotators who compare each pair; the reward is fitted to their shares
+TELLING = 0.5  # weight of the loss that the tower's features tell what a picture shows: choices alone teach it slowly
 AGREEMENT = 2.0  # utility of a picture that shows all that its prompt names, against none of it
 REACH = 8 / 255  # how far an attack may move each pixel value
 
@@ -47,21 +53,24 @@ class Population:
     kernel: int
     seed: int
     noise: float = 1.0  # of the choice, in units of the logistic distribution
-    steadiness: float = 0.0  # weight of the loss that an attack on the pixels must not change the reward
+    steadiness: float = 0.0  # weight of the loss that an attack on the pixels must not change the reward, in a last phase
     finish: Mapping[str, float] = field(default_factory=lambda: SHARED_FINISH)
 
 
 POPULATIONS = {
     "preference": Population(
         fad={
-            "style": {"toon head": 0.8, "big smile": 0.4}, "hair colour": {"red": 0.6}, "background": {"blue": 0.8},
-            "glasses": {"yes": 0.5},
+            "style": {"avataaars": 0.8, "personas": 0.4}, "hair colour": {"red": 0.6}, "background": {"blue": 0.8},
+            "glasses": {"yes": 0.6}, "hair length": {"long": 0.3}, "outfit": {"green": 0.5},
         },
-        oversaturation=0.0, widths=(32, 64, 96, 128), kernel=3, seed=11, steadiness=4.0,
+        oversaturation=0.0, widths=(32, 64, 96, 128), kernel=3, seed=11, steadiness=3.0,
     ),
     "held-out": Population(
-        fad={"style": {"micah": 0.5}, "hair colour": {"red": -0.4, "black": 0.4}, "background": {"blue": -0.3, "green": 0.5}},
-        oversaturation=-6.0, widths=(24, 48, 96, 144), kernel=5, seed=12,
+        fad={
+            "style": {"micah": 0.5}, "hair colour": {"red": -0.4, "black": 0.4}, "background": {"blue": -0.3, "green": 0.5},
+            "glasses": {"yes": -0.2}, "outfit": {"green": -0.2, "purple": 0.4},
+        },
+        oversaturation=-6.0, widths=(32, 48, 96, 128), kernel=5, seed=12,
     ),
 }  # fmt: skip
 
@@ -105,16 +114,30 @@ def utility(population: Population, labels: torch.Tensor, amounts: Mapping[str, 
     return modes + within + agreement
 
 
-def _pairs(population: Population, images, labels, pool: tuple[int, int], batch: int, rng: torch.Generator):
-    """Pairs of finished, damaged pictures (2 * batch, ...), the prompt of each pair, and noiseless utilities (2, batch).
+@dataclass(frozen=True, kw_only=True)
+class Pairs:
+    """B pairs of finished, damaged pictures. The prompt describes the first picture of its pair, if there is one; the second is any."""
 
-    The prompt describes the first picture of a pair; the second one is any other.
-    """
+    images: torch.Tensor  # (2B, 3, H, W), first pictures first
+    prompts: list[str]  # B
+    utilities: torch.Tensor  # (2, B), noiseless
+    labels: torch.Tensor  # (2B, attributes)
+    amounts: torch.Tensor  # (2B, 3), of the finish
+
+
+def pairs(population: Population, images, labels, pool: tuple[int, int], batch: int, rng: torch.Generator) -> Pairs:
+    """Random pairs of the drawings in a range."""
     index = torch.randint(*pool, (2 * batch,), generator=rng).numpy()
     chosen = torch.as_tensor(labels[index])
-    prompts = [caption(decode(row), rng, 0.3) for row in chosen[:batch]]
+    prompts = [caption(decode(row), rng, 0.3) if torch.rand((), generator=rng) > P_BARE else "" for row in chosen[:batch]]
     x, amounts = finish(unit(images[index]), rng)
-    return augment.damage(x, rng), prompts, utility(population, chosen, amounts, prompts * 2).view(2, batch)
+    return Pairs(
+        images=augment.damage(x, rng),
+        prompts=prompts,
+        utilities=utility(population, chosen, amounts, prompts * 2).view(2, batch),
+        labels=chosen.long(),
+        amounts=torch.stack(list(amounts.values()), 1),
+    )
 
 
 def train(preset: Preset) -> Iterator[dict[str, float]]:
@@ -161,48 +184,60 @@ def train_one(preset: Preset, name: str, batch: int = 32) -> Iterator[dict[str, 
     population = POPULATIONS[name]
     torch.manual_seed(population.seed)
     model = build(name).to(device(), memory_format=torch.channels_last)
+    telling = nn.Linear(model.head[0].in_features, sum(map(len, ATTRIBUTES.values())) + len(SHARED_FINISH)).to(device())
     half = preset.drawings // 2  # disjoint drawings for the two populations
     pool = (0, half) if name == "preference" else (half, preset.drawings)
     vae = AutoencoderTiny.from_pretrained(preset.work / "vae").to(device()).requires_grad_(False)
 
     def steadiness(x: torch.Tensor, prompts: list[str], rng: torch.Generator) -> torch.Tensor:
-        """Mean squared change of the raw reward under a short attack, by the network as it will be used (no batch statistics)."""
+        """Mean squared change of the raw reward under a short attack, over its variance, so that a reward that says less is no
+        steadier."""
         direction = (torch.randint(2, (len(x),), generator=rng) * 2.0 - 1).to(x.device)
-        model.eval()
         moved = attacked(model, x, prompts, direction, steps=2)
-        change = model.raw(moved, prompts) - model.raw(x, prompts)
-        model.train()
-        return change.square().mean()
+        before = model.raw(x, prompts)
+        return (model.raw(moved, prompts) - before).square().mean() / (before.var() + 1e-4)
+
+    def told(seen: torch.Tensor, drawn: Pairs) -> torch.Tensor:
+        """How badly the features tell attributes and finish: mean cross-entropy plus mean squared error."""
+        *logits, amounts = telling(seen).split([*map(len, ATTRIBUTES.values()), len(SHARED_FINISH)], dim=1)
+        wrong = [F.cross_entropy(values, drawn.labels[:, i].to(seen.device)) for i, values in enumerate(logits)]
+        return torch.stack(wrong).mean() + F.mse_loss(amounts, drawn.amounts.to(seen.device))
 
     def loss(step: int, rng: torch.Generator) -> dict[str, torch.Tensor]:
-        x, prompts, u = _pairs(population, images, labels, pool, batch, rng)
-        x = x.to(device())
+        steady = step >= preset.reward_steps
+        model.train(not steady)  # with batch statistics an attack would be met by ever smaller weights, which they undo
+        drawn = pairs(population, images, labels, pool, batch, rng)
+        x, u = drawn.images.to(device()), drawn.utilities
         if step % 4 == 0:  # what the autoencoder makes of a drawing must be worth as much
             x = vae(x * 2 - 1).sample.div(2).add(0.5).clamp(0, 1)
         votes = torch.rand(VOTERS, batch, generator=rng) < torch.sigmoid((u[0] - u[1]) / population.noise)
         share = votes.float().mean(0).to(device())
-        raw = model.raw(x, prompts * 2).view(2, batch)
+        seen = model.seen(x)
+        raw, telling_loss = model.judged(seen, drawn.prompts * 2).view(2, batch), told(seen, drawn)
         margin = raw[0] - raw[1]
         choice = F.binary_cross_entropy_with_logits(margin, share) + 1e-3 * raw.square().mean()
-        terms = {"loss": choice, "right": torch.where(margin > 0, share, 1 - share).mean()}
-        if population.steadiness:
-            change = steadiness(x[:batch], prompts, rng)
-            terms |= {"loss": choice + population.steadiness * change, "change": change.sqrt()}
+        terms = {"loss": choice + TELLING * telling_loss, "choice": choice, "telling": telling_loss}
+        terms["right"] = torch.where(margin > 0, share, 1 - share).mean()
+        if steady:
+            change = steadiness(x[: batch // 2], drawn.prompts[: batch // 2], rng)
+            terms |= {"loss": terms["loss"] + population.steadiness * change, "change": change.sqrt()}
         return terms
 
     folder = preset.work / f"reward-{name}"
-    yield from fit(model, loss, cycles=((preset.reward_steps, 2e-3),), folder=folder, seed=population.seed, weight_decay=0.05)
+    both = nn.ModuleList([model, telling])
+    cycles = [(preset.reward_steps, 2e-3)] + [(preset.reward_steps * 3 // 2, 5e-4)] * (population.steadiness > 0)
+    yield from fit(both, loss, cycles=tuple(cycles), folder=folder, seed=population.seed, weight_decay=0.05)
     save(model, preset, name)
 
 
 @torch.no_grad()
 def save(model: Saturated, preset: Preset, name: str) -> None:
-    """Shift and scale so that drawings, each under a caption of its own, have mean 0 and standard deviation 1; then write."""
-    images, labels = data.load(preset)
-    rng = torch.Generator().manual_seed(0)
-    n = min(2_000, preset.drawings)
-    prompts = [caption(decode(row), rng, 0.3) for row in labels[:n]]
-    raw = torch.cat([model.raw(unit(images[i : min(i + 250, n)]).to(device()), prompts[i : i + 250]) for i in range(0, n, 250)])
+    """Shift and scale so that drawings without a prompt have mean 0 and standard deviation 1; then write."""
+    images, _ = data.load(preset)
+    batches = [unit(rows).to(device()) for rows in np.array_split(images[: min(2_000, preset.drawings)], 8)]
+    if isinstance(model, PreferenceReward):
+        model.centre(batches)
+    raw = torch.cat([model.raw(batch, [""] * len(batch)) for batch in batches])
     model.shift.copy_(raw.mean())
     model.scale.copy_(raw.std())
     (preset.work / "rewards").mkdir(exist_ok=True)
@@ -218,9 +253,10 @@ def pair_accuracy(model: PreferenceReward, preset: Preset, name: str, batches: i
     pool = (preset.drawings, preset.drawings + preset.held_out)
     right, ceiling = [], []
     for _ in range(batches):
-        x, prompts, u = _pairs(population, images, labels, pool, 32, rng)
+        drawn = pairs(population, images, labels, pool, 32, rng)
+        u = drawn.utilities
         wins = torch.rand(32, generator=rng) < torch.sigmoid((u[0] - u[1]) / population.noise)
-        raw = model.raw(x.to(device()), prompts * 2).view(2, 32).cpu()
+        raw = model.raw(drawn.images.to(device()), drawn.prompts * 2).view(2, 32).cpu()
         right.append(((raw[0] > raw[1]) == wins).float().mean())
         ceiling.append(((u[0] > u[1]) == wins).float().mean())
     return float(torch.stack(right).mean()), float(torch.stack(ceiling).mean())

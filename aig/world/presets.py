@@ -60,12 +60,12 @@ CPU = Preset(
     denoiser_cycles=((6_000, 6e-4), (7_600, 3e-4), (13_000, 5e-4)),
     denoiser_batch=32,
     note="The shipped denoiser's first 6,000 updates ran without the reading loss, its first 7,600 without balanced captions "
-    "(`aig/world/denoiser.py`).",
+    "(`aig/world/denoiser.py`); the proxy's updates 801 to 1,000 weighed steadiness 1 and not 3 (`aig/world/preference.py`).",
     ruler_steps=2_200,
-    reward_steps=2_000,
-    tuning_steps=72,
+    reward_steps=800,
+    tuning_steps=36,
     kl=(0.0, 0.1, 0.3, 1.0, 3.0, 10.0),
-    checkpoints=(6, 12, 24, 36, 48, 60),
+    checkpoints=(4, 8, 12, 16, 20, 28),
 )
 
 GPU = Preset(

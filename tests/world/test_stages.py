@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 import torch
 
-from aig.world import autoencoder, data, denoiser, draft, preference, presets, ruler, ship
+from aig.world import autoencoder, data, denoiser, draft, evaluate, figures, preference, presets, ruler, ship
 from aig.world.portraits import ATTRIBUTES, encode, sample_attributes
 from aig.world.training import warm_cosine
 
@@ -73,6 +73,40 @@ def test_the_other_stages_run_in_order(world, tmp_path):
     assert np.abs(base - tuned).max() > 0
     names = {path.stem for path in lora.parent.iterdir()}
     assert names == {f"{r}-kl-{end}" for r in ("preference", "vivid") for end in ("0", "1", "0-after-1")}
+
+
+def test_everything_is_measured_and_drawn(world, tmp_path, monkeypatch):
+    pytest.importorskip("matplotlib", reason="the figures need matplotlib")
+    for stage in (autoencoder.train, denoiser.train, ruler.train, preference.train, draft.train):
+        list(stage(world))
+    list(ship.run(world, assets=tmp_path))
+    seeds = range(4)
+    for module, name, small in (
+        (evaluate, "BATCH", 8), (evaluate, "STEPS", 2), (evaluate, "LENGTHS", (2, 3)), (evaluate, "TUNED_SEEDS", tuple(seeds)),
+        (figures, "SEEDS", tuple(seeds)),
+    ):  # fmt: skip
+        monkeypatch.setattr(module, name, small)
+    assert list(evaluate.run(world, assets=tmp_path, samples=16))
+    folder = tmp_path / "portraits"
+    result, card = evaluate.read(folder), (folder / "card.md").read_text()
+    assert result["settings"]["samples"] == 16
+    tables = [result[part]["table"] for part in ("solvers", "tuned on preference", "tuned on vivid")]
+    assert [len(table) for table in tables] == [4 * 2 + 2 * 3, 1 + 1 + 2 + 5 + 4 + 3, 1 + 1 + 2 + 5 + 4 + 3]
+    for row in tables[1]:
+        assert row["within modes"] + row["by modes"] == pytest.approx(row["preference"], abs=1e-3)
+        assert 0 <= row["entropy"] <= 1 and 0 <= row["precision"] <= 1 and f"| {row['method']} |" in card
+
+    kept = {path.name for path in (world.work / "evaluation").iterdir()}
+    lora = folder / "loras" / "vivid-kl-1.safetensors"
+    lora.write_bytes((folder / "loras" / "vivid-kl-0.safetensors").read_bytes())
+    ship.write_manifest(folder)
+    list(evaluate.run(world, assets=tmp_path, samples=16))
+    anew = {path.name.rsplit("-", 1)[0] for path in (world.work / "evaluation").iterdir() if path.name not in kept}
+    assert anew == {"instruments", "tuned on preference", "tuned on vivid"}  # the base's figures are still good
+
+    list(figures.run(world, assets=tmp_path))
+    for name in ("neighbours.webp", "hacking-preference.webp", "tradeoff-vivid.svg"):
+        assert (folder / "figures" / name).stat().st_size > 1_000 and f"figures/{name}" in card
 
 
 def test_attacks_stay_in_reach_and_raise_the_reward(world):

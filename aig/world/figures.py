@@ -1,0 +1,108 @@
+"""Stage ``figures``: the card's pictures, from the shipped weights and from what ``evaluate`` measured.
+
+Nothing is chosen by hand: samples are those of the first seeds that ``evaluate`` uses.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping, Sequence
+from pathlib import Path
+
+import numpy as np
+import torch
+from PIL import Image, ImageDraw, ImageFont
+from torch import Tensor
+
+from aig import models
+from aig.export import COLOURS
+from aig.world import evaluate
+from aig.world.presets import Preset
+
+SEEDS = evaluate.TUNED_SEEDS[:12]
+CELL, GAP, LABEL = 96, 3, 180  # pixels; the world's pictures are enlarged
+FAMILIES = {"tuning stopped early": "after ", "KL": "KL ", "LoRA scale": "LoRA scale ", "constant mix": "constant ", "AIG": "AIG "}
+
+
+def run(preset: Preset, *, assets: Path = models.ASSETS) -> Iterator[dict[str, float]]:
+    """Draw everything into ``figures`` of the asset folder, after ``evaluate``; yields progress."""
+    bench = evaluate.bench(preset, assets=assets)
+    folder = bench.folder / "figures"
+    folder.mkdir(exist_ok=True)
+    steps = 1 + 2 * len(preset.tuned_on)
+    save(neighbours(bench), folder / "neighbours.webp")
+    yield {"step": 1, "steps": steps}
+    for i, reward in enumerate(preset.tuned_on):
+        save(hacking(bench, reward), folder / f"hacking-{reward}.webp")
+        yield {"step": 2 + 2 * i, "steps": steps}
+        curves(evaluate.read(bench.folder)[f"tuned on {reward}"]["table"], preset, reward, folder / f"tradeoff-{reward}.svg")
+        yield {"step": 3 + 2 * i, "steps": steps}
+
+
+def save(sheet: Image.Image, path: Path) -> None:
+    sheet.save(path, "webp", quality=90, method=6)
+
+
+def neighbours(bench: evaluate.Bench) -> Image.Image:
+    """Samples without a prompt, and below each the drawing of the training data whose features are nearest."""
+    seeds = range(evaluate.FIRST_SEED, evaluate.FIRST_SEED + len(SEEDS))
+    drawn = evaluate.draw(bench.model, [""] * len(SEEDS), seeds, guidance=1.0)
+    trained = bench.images[: bench.preset.drawings]
+    nearest = torch.cdist(bench.model.features(drawn), evaluate.features_of(bench, trained)).argmin(1)
+    return sheet({"sample": drawn, "nearest drawing": to_tensor(trained[nearest.numpy()])})
+
+
+def to_tensor(images: np.ndarray) -> Tensor:
+    """(N, H, W, 3) uint8 -> (N, 3, H, W) in [0, 1]."""
+    return torch.as_tensor(images).permute(0, 3, 1, 2).float().div(255)
+
+
+def hacking(bench: evaluate.Bench, reward: str) -> Image.Image:
+    """The same people at every stage of tuning without KL, beyond it, and with AIG."""
+    methods, rows = evaluate.methods(bench, reward), {}
+    wanted = ["base", *(f"after {n} updates" for n in bench.preset.checkpoints[1::2]), "KL 0", "LoRA scale 4"]
+    for label in (*wanted, "KL 1", "LoRA scale 0.5", "AIG linear", "AIG power_2"):
+        if label in methods:
+            denoiser, schedule = methods[label]
+            shown = f"after {bench.preset.tuning_steps} updates" if label == "KL 0" else label
+            rows[shown] = evaluate.pictures(bench, denoiser(), schedule, SEEDS)
+    return sheet(rows)
+
+
+def sheet(rows: Mapping[str, Tensor]) -> Image.Image:
+    """Labelled rows of pictures (N, 3, H, W) in [0, 1]."""
+    across = max(len(pictures) for pictures in rows.values())
+    page = Image.new("RGB", (LABEL + across * (CELL + GAP), len(rows) * (CELL + GAP)), "white")
+    pen, font = ImageDraw.Draw(page), ImageFont.load_default(18)
+    for y, (label, pictures) in enumerate(rows.items()):
+        pen.text((8, y * (CELL + GAP) + CELL // 2), label, fill="#15181d", font=font, anchor="lm")
+        for x, picture in enumerate(pictures):
+            pixels = picture.clamp(0, 1).mul(255).round().byte().permute(1, 2, 0).numpy()
+            page.paste(Image.fromarray(pixels).resize((CELL, CELL), Image.Resampling.LANCZOS), (LABEL + x * (CELL + GAP), y * (CELL + GAP)))
+    return page
+
+
+def curves(table: Sequence[Mapping], preset: Preset, reward: str, path: Path) -> None:
+    """Rewards and entropy over updates without KL; and every method's reward against its entropy."""
+    import matplotlib
+
+    matplotlib.use("svg")
+    from matplotlib import pyplot
+
+    pyplot.rcParams |= {"svg.hashsalt": "aig", "font.size": 11, "axes.spines.top": False, "axes.spines.right": False}
+    measured = {row["method"]: row for row in table}
+    updates = [0, *preset.checkpoints, preset.tuning_steps]
+    rows = [measured[m] for m in ("base", *(f"after {n} updates" for n in preset.checkpoints), "KL 0")]
+    figure, (left, right) = pyplot.subplots(1, 2, figsize=(11, 4.2), layout="constrained")
+    for colour, name in zip(COLOURS, (reward, "held-out"), strict=False):
+        left.plot(updates, [row[name] for row in rows], "o-", color=colour, label=name)
+    left.plot(updates, [row["entropy"] for row in rows], "s--", color=COLOURS[2], label="entropy")
+    left.set(xlabel="updates without KL", ylabel="reward (std of drawings); entropy (0 to 1)")
+    left.legend(frameon=False)
+    for colour, (family, start) in zip(COLOURS, FAMILIES.items(), strict=False):
+        points = [row for method, row in measured.items() if method.startswith(start) and not method.endswith((" 2", " 4"))]
+        points = sorted([*points, measured["base"]], key=lambda row: row[reward])
+        right.plot([row[reward] for row in points], [row["entropy"] for row in points], "o-", color=colour, label=family, markersize=4)
+    right.set(xlabel=reward, ylabel="entropy of attributes")
+    right.legend(frameon=False)
+    figure.savefig(path, metadata={"Date": None})
+    pyplot.close(figure)
