@@ -48,7 +48,8 @@ class Stream:
         self.context = copy_context()  # of the visitor's request, whose GPU quota a run takes on ZeroGPU
         self._forget = forget
         self._changed = threading.Condition()
-        self._latest: Update | Exception | None = None
+        self._latest: Update | None = None
+        self._failure: Exception | None = None  # raised once what came before it was read
         self._ended = self._closed = False
 
     def __iter__(self) -> Stream:
@@ -58,10 +59,11 @@ class Stream:
         with self._changed:
             self._changed.wait_for(lambda: self._latest is not None or self._ended or self._closed)
             item, self._latest = self._latest, None
-        if self._closed or item is None:
+        if self._closed:
             raise StopIteration
-        if isinstance(item, Exception):
-            raise item
+        if item is None:
+            failure, self._failure = self._failure, None
+            raise failure or StopIteration
         return item
 
     def close(self) -> None:
@@ -88,7 +90,11 @@ class Stream:
     def end(self, last: Update | Exception) -> None:
         """The last update, or what the reader's iteration raises."""
         with self._changed:
-            self._latest, self._ended = last, True
+            if isinstance(last, Exception):
+                self._failure = last
+            else:
+                self._latest = last
+            self._ended = True
             self._changed.notify_all()
 
 
