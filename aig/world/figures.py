@@ -20,7 +20,8 @@ from aig.world.presets import Preset
 
 SEEDS = evaluate.TUNED_SEEDS[:12]
 CELL, GAP, LABEL = 96, 3, 180  # pixels; the world's pictures are enlarged
-FAMILIES = {"tuning stopped early": "after ", "KL": "KL ", "LoRA scale": "LoRA scale ", "constant mix": "constant ", "AIG": "AIG "}
+# Methods with a strength: how their names begin; colours in this order from the page's for the tuned model on, so AIG has its own.
+FAMILIES = {"tuning stopped early": "after ", "AIG": "AIG ", "KL": "KL ", "LoRA scale": "LoRA scale ", "constant mix": "constant "}
 
 
 def run(preset: Preset, *, assets: Path = models.ASSETS) -> Iterator[dict[str, float]]:
@@ -93,12 +94,12 @@ def curves(table: Sequence[Mapping], preset: Preset, reward: str, path: Path) ->
     updates = [0, *preset.checkpoints, preset.tuning_steps]
     rows = [measured[m] for m in ("base", *(f"after {n} updates" for n in preset.checkpoints), "KL 0")]
     figure, (left, right) = pyplot.subplots(1, 2, figsize=(11, 4.2), layout="constrained")
-    for colour, name in zip(COLOURS, (reward, "held-out"), strict=False):
+    for colour, name in zip(COLOURS[3:], (reward, "held-out"), strict=False):
         left.plot(updates, [row[name] for row in rows], "o-", color=colour, label=name)
-    left.plot(updates, [row["entropy"] for row in rows], "s--", color=COLOURS[2], label="entropy")
+    left.plot(updates, [row["entropy"] for row in rows], "s--", color=COLOURS[5], label="entropy")
     left.set(xlabel="updates without KL", ylabel="reward (std of drawings); entropy (0 to 1)")
     left.legend(frameon=False)
-    for colour, (family, start) in zip(COLOURS, FAMILIES.items(), strict=False):
+    for colour, (family, start) in zip(COLOURS[1:], FAMILIES.items(), strict=True):
         points = [row for method, row in measured.items() if method.startswith(start) and not method.endswith((" 2", " 4"))]
         points = sorted([*points, measured["base"]], key=lambda row: row[reward])
         right.plot([row[reward] for row in points], [row["entropy"] for row in points], "o-", color=colour, label=family, markersize=4)
