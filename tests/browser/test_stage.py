@@ -263,7 +263,7 @@ def settings(page) -> dict:
     return {
         "prompt": page.input_value("#prompt :is(input, textarea)"),
         "schedule": page.input_value("#schedule input[type=text]"),
-        "seed": page.input_value("#seeds input"),
+        "seed": page.input_value("#seeds input[type=number]"),
         "steps": page.get_by_label("number input for Steps").input_value(),
         "images": page.get_by_label("number input for Images").input_value(),
         "closed": page.is_checked("#closed input"),
@@ -280,7 +280,7 @@ CHOSEN = {
 def choose(page):
     page.fill("#prompt :is(input, textarea)", CHOSEN["prompt"])
     page.fill("#schedule input[type=text]", CHOSEN["schedule"])
-    page.fill("#seeds input", CHOSEN["seed"])
+    page.fill("#seeds input[type=number]", CHOSEN["seed"])
     page.check("#closed input")
     page.click("#kl label:has-text('2')")
     run(page, 5, 4)
@@ -294,7 +294,7 @@ def test_a_link_restores_every_setting_in_another_browser(app, page, browser):
     other = browser.new_context().new_page()
     troubles = watch(other, app[0])
     other.goto(page.url)
-    other.wait_for_function("document.querySelector('#seeds input')?.value === '21'")
+    other.wait_for_function("document.querySelector('#seeds input[type=number]')?.value === '21'")
     assert settings(other) == CHOSEN
     other.wait_for_function("t => document.querySelector('.asked q').textContent.includes(t)", arg=CHOSEN["prompt"])
     other.click("#run")
@@ -347,7 +347,7 @@ def test_a_saved_picture_restores_its_settings_when_dropped(app, page, browser):
     open_page(other, app[0])
     drop(other, content)
     said(other, "restored")
-    other.wait_for_function("document.querySelector('#seeds input')?.value === '21'")
+    other.wait_for_function("document.querySelector('#seeds input[type=number]')?.value === '21'")
     other.wait_for_function("document.querySelector('#closed input').checked")
     assert settings(other) == CHOSEN
     other.context.close()
