@@ -174,7 +174,7 @@ class Engine:
                 self._fetching.append((offer, stream))
                 self._changed.notify_all()
             else:
-                self._wait(stream)
+                self._enqueue(stream)
         return stream
 
     def close(self) -> None:
@@ -188,7 +188,7 @@ class Engine:
         for thread in self._threads:
             thread.join(timeout=30)
 
-    def _wait(self, stream: Stream) -> None:
+    def _enqueue(self, stream: Stream) -> None:
         """Last in the queue."""
         self._waiting.append(stream)
         self._tell_places()
@@ -214,7 +214,7 @@ class Engine:
                 stream.end(RunFailed("The download failed by a fault of the app; the log has the details."))
             with self._changed:
                 if not stream.ended and not stream.closed:
-                    self._wait(stream)
+                    self._enqueue(stream)
 
     def _forget(self, stream: Stream) -> None:
         with self._changed:

@@ -113,14 +113,27 @@ def tuning(result: Mapping, reward: str) -> list[str]:
     return [
         f"Tuned on {reward}: {settings['seeds']} seeds, no prompt, {settings['steps']} steps. *By modes* is the part of the reward that a linear fit on",
         "attributes explains, *within modes* the rest; entropy is the normalised entropy, mean over the attributes; confidence is the",
-        "classifier's; precision is against 5,000 drawings.",
+        "classifier's; precision is against 5,000 drawings. *Gain kept* and *entropy kept* are the shares of the reward that tuning without",
+        "KL won, and of the entropy that it lost.",
         "",
-        *table(result[f"tuned on {reward}"]["table"]),
+        *table(kept(result[f"tuned on {reward}"]["table"], reward)),
         "",
         f"![Tuning on {reward} in pictures: the same seeds under every method](figures/hacking-{reward}.webp)",
         "",
         f"![Rewards and entropy while tuning on {reward}; every method's reward against its entropy](figures/tradeoff-{reward}.svg)",
     ]
+
+
+def kept(rows: Sequence[Mapping], reward: str) -> list[dict]:
+    """The rows with what each method keeps of what tuning without KL won and lost."""
+    named = {row["method"]: row for row in rows}
+    base, tuned = named["base"], named["KL 0"]
+
+    def share(row: Mapping, score: str, worst: Mapping, best: Mapping) -> float:
+        span = best[score] - worst[score]
+        return (row[score] - worst[score]) / span if span else float("nan")
+
+    return [{**row, "gain kept": share(row, reward, base, tuned), "entropy kept": share(row, "entropy", tuned, base)} for row in rows]
 
 
 def table(rows: Sequence[Mapping[str, float | str]]) -> list[str]:

@@ -8,7 +8,6 @@ from __future__ import annotations
 from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 
-import numpy as np
 import torch
 from PIL import Image, ImageDraw, ImageFont
 from torch import Tensor
@@ -17,6 +16,7 @@ from aig import models
 from aig.export import COLOURS
 from aig.world import evaluate
 from aig.world.presets import Preset
+from aig.world.ruler import unit
 
 SEEDS = evaluate.TUNED_SEEDS[:12]
 CELL, GAP, LABEL = 96, 3, 180  # pixels; the world's pictures are enlarged
@@ -49,12 +49,7 @@ def neighbours(bench: evaluate.Bench) -> Image.Image:
     drawn = evaluate.draw(bench.model, [""] * len(SEEDS), seeds, guidance=1.0)
     trained = bench.images[: bench.preset.drawings]
     nearest = torch.cdist(bench.model.features(drawn), evaluate.features_of(bench, trained)).argmin(1)
-    return sheet({"sample": drawn, "nearest drawing": to_tensor(trained[nearest.numpy()])})
-
-
-def to_tensor(images: np.ndarray) -> Tensor:
-    """(N, H, W, 3) uint8 -> (N, 3, H, W) in [0, 1]."""
-    return torch.as_tensor(images).permute(0, 3, 1, 2).float().div(255)
+    return sheet({"sample": drawn, "nearest drawing": unit(trained[nearest.numpy()])})
 
 
 def hacking(bench: evaluate.Bench, reward: str) -> Image.Image:
