@@ -154,16 +154,20 @@ def annealed(
 def step_of(pipe: DiffusionPipeline, timestep: Tensor | float, steps: int) -> int:
     """The step, 0 to steps - 1, that a scheduler's timestep belongs to; second-order schedulers come to one twice.
 
-    Raises ValueError unless the scheduler has ``steps`` different timesteps and this is one of them.
+    Where many steps are rounded to the same timestep (Karras noise levels), the scheduler's own count tells them apart. Raises
+    ValueError unless the scheduler has ``steps`` steps and this timestep is one of them.
     """
-    known = list(dict.fromkeys(pipe.scheduler.timesteps.tolist()))
+    known = pipe.scheduler.timesteps.tolist()
+    if len(known) != steps:
+        known = list(dict.fromkeys(known))
     if len(known) != steps:
         raise ValueError(f"there are weights for {steps} steps, but the scheduler runs {len(known)}")
     timestep = torch.as_tensor(timestep).flatten()[0].item()
-    step = min(range(steps), key=lambda i: abs(known[i] - timestep))
-    if abs(known[step] - timestep) > ROUNDING:
+    found = [i for i, t in enumerate(known) if abs(t - timestep) <= ROUNDING]
+    if not found:
         raise ValueError(f"timestep {timestep} is not one of the scheduler's {steps}")
-    return step
+    counted = getattr(pipe.scheduler, "step_index", None) or 0
+    return min(found, key=lambda i: abs(i - counted))
 
 
 def _table(weights: Sequence | Tensor, groups: Sequence | None) -> list[list[float]]:

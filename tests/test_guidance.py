@@ -18,6 +18,7 @@ from torch import Tensor, nn
 from aig import adapters
 from aig.guidance import annealed, mix
 from aig.schedules import parse, weights
+from aig.world import denoiser
 
 PROMPT, STEPS, SCALE = "a cat", 5, 3.0
 OFFICIAL = ("base", "draft", "linear", "power_2", "power_4", "step_0.6")
@@ -119,6 +120,17 @@ def test_every_solver_equals_the_naive_loop(pipe, twin, scheduler: type) -> None
         expected = naive(pipe, twin, g, 1)
         with annealed(pipe, g, twin):
             torch.testing.assert_close(run(pipe, 1), expected, atol=1e-3, rtol=1e-3)
+
+
+def test_steps_that_round_to_the_same_timestep_are_told_apart(pipe, twin) -> None:
+    """Many Karras noise levels lie within half a timestep of each other; each still gets its own weight."""
+    pipe.scheduler = DPMSolverMultistepScheduler.from_config(pipe.scheduler.config, **denoiser.schedule(), use_karras_sigmas=True)
+    pipe.scheduler.set_timesteps(100)
+    first, second, third = pipe.scheduler.timesteps[:3].tolist()
+    assert first > second == third
+    with annealed(pipe, [0.0, 0.0] + [1.0] * 98, twin) as ledger:
+        run(pipe, 1, steps=100)
+    assert ledger.rows == {"base": 2 * 2, "tuned": 2 * 98}
 
 
 def test_second_order_solver_mixes_at_every_evaluation(pipe, twin) -> None:

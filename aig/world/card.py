@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 
-from aig.world import draft
+from aig.world import denoiser, draft
 from aig.world.portraits import ATTRIBUTES
 from aig.world.presets import Preset
 from aig.world.training import seconds_spent
@@ -41,7 +41,8 @@ def made(preset: Preset, result: Mapping) -> list[str]:
         f"- Data: {preset.drawings:,} drawings of {preset.size}x{preset.size} pixels by DiceBear 9.4.3 (authors and licences in NOTICE.md),",
         f"  {preset.held_out:,} more held out. Attributes and their distributions: `aig/world/portraits.py`.",
         f"- Autoencoder: AutoencoderTiny, {preset.latent_channels} channels at {preset.latent_size}x{preset.latent_size}, {preset.vae_steps:,} updates.",
-        f"- Denoiser: UNet2DConditionModel {preset.unet_channels}, v-prediction, cosine schedule, {preset.denoiser_cycles[-1][0]:,} updates of",
+        f"- Denoiser: UNet2DConditionModel {preset.unet_channels}, v-prediction, cosine schedule\n"
+        f"  between noise levels {denoiser.NOISE[0]:g} and {denoiser.NOISE[1]:g}, {preset.denoiser_cycles[-1][0]:,} updates of",
         f"  {preset.denoiser_batch} drawings; text encoder ({preset.text_layers} layers of {preset.text_width}) first taught to tell what a caption names, in {preset.text_steps:,} updates.",
         f"- Rewards: Bradley-Terry models of two simulated populations of annotators (`aig/world/preference.py`), {preset.reward_steps:,} updates each,",
         "  the proxy half as many more against attacks.",

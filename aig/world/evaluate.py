@@ -82,7 +82,7 @@ def run(preset: Preset, *, assets: Path = models.ASSETS, samples: int = 10_000) 
         "training minutes": card.times(preset),
     }
     for name, part in PARTS.items():
-        path = kept / f"{name}-{version(folder, samples, whole=part not in OF_THE_BASE)}.json"
+        path = kept / f"{name}-{version(folder, samples if part in OF_THE_BASE else None)}.json"
         if not path.exists():
             began = time.monotonic()
             figures = yield from part(measured)
@@ -104,10 +104,10 @@ def bench(preset: Preset, *, assets: Path = models.ASSETS, samples: int = 10_000
     return Bench(model=model, folder=assets / "portraits", images=images, labels=labels, preset=preset, samples=samples)
 
 
-def version(folder: Path, samples: int, *, whole: bool) -> str:
-    """A name for what is measured: all files of the asset, or all but the rewards and what was tuned on them."""
+def version(folder: Path, samples: int | None) -> str:
+    """A name for what is measured: all files of the asset or, of the base model, on so many samples, all but rewards and LoRAs."""
     digests = json.loads((folder / "manifest.json").read_text())
-    measured = {name: digest for name, digest in digests.items() if whole or not name.startswith(("loras/", "rewards/"))}
+    measured = {name: digest for name, digest in digests.items() if samples is None or not name.startswith(("loras/", "rewards/"))}
     return hashlib.sha256(json.dumps([samples, measured]).encode()).hexdigest()[:12]
 
 

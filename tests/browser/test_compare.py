@@ -7,6 +7,7 @@ import time
 import pytest
 
 from aig.published import offers
+from aig.request import Request
 from tests.browser.driving import STEP, open_page, set_slider, state, watch
 from tests.serving import served, tiny_model
 
@@ -28,7 +29,7 @@ def test_a_run_fills_three_grids_with_the_same_seeds(page):
     assert page.locator(".scores dd").count() == 12 and "–" not in page.locator(".arms").inner_text()
     assert page.locator(".attribute").count() == 9  # ten, less the glasses that the prompt names
     assert page.is_enabled("#run") and page.is_disabled("#stop")
-    assert "16 steps" in page.inner_text(".progress")
+    assert f"{Request().steps} steps" in page.inner_text(".progress")
 
 
 def test_stop_ends_the_run_within_a_step_and_keeps_what_was_reached(app, page):

@@ -8,6 +8,7 @@ import json
 import numpy as np
 import pytest
 import torch
+from diffusers import DPMSolverMultistepScheduler
 
 from aig.world import autoencoder, data, denoiser, draft, evaluate, figures, preference, presets, ruler, ship
 from aig.world.portraits import ATTRIBUTES, encode, sample_attributes
@@ -135,6 +136,18 @@ def test_the_learning_rate_follows_its_cycles():
     assert rate[0] == pytest.approx(6e-6, rel=0.01) and rate[999] < 1e-8 and rate[1_499] < 1e-7
     assert 5.5e-4 < max(rate[:1_000]) <= 6e-4 and 2.6e-4 < max(rate[1_000:]) <= 3e-4
     assert rate[100:1_000] == sorted(rate[100:1_000], reverse=True)
+
+
+def test_every_sampling_step_starts_at_a_noise_level_in_use():
+    low, high = denoiser.NOISE
+    solver = DPMSolverMultistepScheduler(**denoiser.schedule(), use_karras_sigmas=True)
+    for steps in (1, 2, 12, 50, 100):
+        solver.set_timesteps(steps)
+        assert solver.timesteps[0] == solver.config.num_train_timesteps - 1 and len(solver.timesteps) == steps
+        levels = solver.sigmas[:-1]
+        assert (low * 0.99 <= levels).all() and (levels <= high * 1.01).all() and (levels.diff() < 0).all()
+        if steps > 1:
+            assert levels[0] > 0.8 * high and levels[-1] < 1.1 * low
 
 
 def test_balancing_changes_which_captions_are_seen_but_not_what_they_show():
