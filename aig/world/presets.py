@@ -61,7 +61,8 @@ CPU = Preset(
     denoiser_batch=32,
     note="The shipped denoiser's first 6,000 updates ran without the reading loss, its first 7,600 without balanced captions, its first "
     "13,000 on the whole cosine schedule, after which its time embedding was turned onto the part in use (`aig/world/denoiser.py`; exact: "
-    "sines and cosines of sums); the proxy's updates 801 to 1,000 weighed steadiness 1 and not 3 (`aig/world/preference.py`).",
+    "sines and cosines of sums); the LoRAs were tuned before that, sampling in equal timesteps of the whole schedule; the proxy's "
+    "updates 801 to 1,000 weighed steadiness 1 and not 3 (`aig/world/preference.py`).",
     ruler_steps=2_200,
     reward_steps=800,
     tuning_steps=36,
