@@ -40,7 +40,8 @@ def made(preset: Preset, result: Mapping) -> list[str]:
         "",
         f"- Data: {preset.drawings:,} drawings of {preset.size}x{preset.size} pixels by DiceBear 9.4.3 (authors and licences in NOTICE.md),",
         f"  {preset.held_out:,} more held out. Attributes and their distributions: `aig/world/portraits.py`.",
-        f"- Autoencoder: AutoencoderTiny, {preset.latent_channels} channels at {preset.latent_size}x{preset.latent_size}, {preset.vae_steps:,} updates.",
+        f"- Autoencoder: AutoencoderTiny, {preset.latent_channels} channels at {preset.latent_size}x{preset.latent_size}, {preset.vae_cycles[-1][0]:,} updates,\n"
+        f"  of the decoder alone after the first {preset.vae_cycles[0][0]:,}.",
         f"- Denoiser: UNet2DConditionModel {preset.unet_channels}, v-prediction, cosine schedule\n"
         f"  between noise levels {denoiser.NOISE[0]:g} and {denoiser.NOISE[1]:g}, {preset.denoiser_cycles[-1][0]:,} updates of",
         f"  {preset.denoiser_batch} drawings; text encoder ({preset.text_layers} layers of {preset.text_width}) first taught to tell what a caption names, in {preset.text_steps:,} updates.",

@@ -81,9 +81,9 @@ STYLES: dict[str, Style] = {
             "hatColor": list(OUTFIT.values()),
         },
         moods={
-            "smiling": {"mouth": ["smile"], "eyes": ["default", "happy"], "eyebrows": ["defaultNatural"]},
+            "smiling": {"mouth": ["smile"], "eyes": ["happy"], "eyebrows": ["defaultNatural"]},
             "neutral": {"mouth": ["serious"], "eyes": ["default", "side"], "eyebrows": ["flatNatural"]},
-            "sad": {"mouth": ["sad", "concerned"], "eyes": ["default"], "eyebrows": ["sadConcernedNatural"]},
+            "sad": {"mouth": ["sad"], "eyes": ["default"], "eyebrows": ["sadConcernedNatural"]},
             "surprised": {"mouth": ["screamOpen"], "eyes": ["surprised"], "eyebrows": ["raisedExcitedNatural"]},
         },
         lengths={
@@ -114,7 +114,7 @@ STYLES: dict[str, Style] = {
     "micah": Style(
         name="micah",
         fixed={
-            "earringsProbability": 0, "facialHairProbability": 0, "glassesProbability": 0,
+            "earringsProbability": 0, "facialHairProbability": 0, "glassesProbability": 0,  # its beard hides the mouth
             "eyes": ["eyes", "round"], "glassesColor": ["000000"],
         },
         moods={
@@ -129,10 +129,8 @@ STYLES: dict[str, Style] = {
             "long": {"hair": ["full", "pixie"]},
         },
         skin="baseColor",
-        hair=("hairColor", "facialHairColor"),
         outfit="shirtColor",
         glasses={"glasses": ["round", "square"], "glassesProbability": 100},
-        beard={"facialHair": ["beard"], "facialHairProbability": 100},
     ),
     "open peeps": Style(
         name="openPeeps",
@@ -141,8 +139,8 @@ STYLES: dict[str, Style] = {
             "headContrastColor": [HAIR["black"]],
         },
         moods={
-            "smiling": {"face": ["smile", "smileBig", "lovingGrin1", "cute"]},
-            "neutral": {"face": ["calm", "blank", "solemn", "serious"]},
+            "smiling": {"face": ["smileBig", "lovingGrin1"]},
+            "neutral": {"face": ["blank", "serious"]},
             "sad": {"face": ["concerned"]},
             "surprised": {"face": ["awe", "fear"]},
         },
@@ -174,15 +172,15 @@ STYLES: dict[str, Style] = {
         outfit="clothingColor",
         glasses={"eyes": ["glasses"]},
         plain={"eyes": ["open", "happy"]},
-        beard={"facialHair": ["beardMustache", "pyramid"], "facialHairProbability": 100},
+        beard={"facialHair": ["goatee", "pyramid"], "facialHairProbability": 100},
         hat={"hair": ["cap", "beanie"]},
     ),
     "toon head": Style(
         name="toonHead",
         fixed={"beardProbability": 0, "rearHairProbability": 0, "clothes": ["turtleNeck", "shirt", "tShirt", "dress"]},
         moods={
-            "smiling": {"mouth": ["laugh", "smile"], "eyes": ["happy", "wide"], "eyebrows": ["happy", "raised"]},
-            "sad": {"mouth": ["sad"], "eyes": ["humble", "wide"], "eyebrows": ["sad"]},
+            "smiling": {"mouth": ["laugh"], "eyes": ["happy"], "eyebrows": ["happy", "raised"]},
+            "sad": {"mouth": ["sad"], "eyes": ["humble"], "eyebrows": ["sad"]},
             "surprised": {"mouth": ["agape"], "eyes": ["wide"], "eyebrows": ["raised"]},
         },
         lengths={
@@ -205,7 +203,7 @@ STYLES: dict[str, Style] = {
         },
         moods={
             "smiling": {"mouth": ["smile01", "smile02"]},
-            "neutral": {"mouth": ["grill01", "grill02", "grill03", "square01", "diagram"]},
+            "neutral": {"mouth": ["grill01", "grill02", "square01", "diagram"]},
         },
         lengths={},
         skin=None,
@@ -218,8 +216,8 @@ STYLES: dict[str, Style] = {
                "hatColor": ["2e1e05", "2663a3", "614f8a", "a62116"], "glassesColor": ["191919"],
                "clothing": _series("variant", 1, 3, 5, 8, 12, 16, 20)},
         moods={
-            "smiling": {"mouth": _series("happy", 1, 3, 5, 7, 9, 11)},
-            "sad": {"mouth": _series("sad", 1, 3, 5, 7, 9)},
+            "smiling": {"mouth": _series("happy", 6, 9, 12)},
+            "sad": {"mouth": _series("sad", 1, 9)},
         },
         lengths={
             "bald": {"hairProbability": 0},

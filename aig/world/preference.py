@@ -158,10 +158,12 @@ def build(name: str) -> Saturated:
     return PreferenceReward(known_words(), population.widths, population.kernel)
 
 
-def attacked(reward: Saturated, images: torch.Tensor, prompts, direction: torch.Tensor, *, steps: int) -> torch.Tensor:
+def attacked(
+    reward: Saturated, images: torch.Tensor, prompts, direction: torch.Tensor, *, steps: int, start: torch.Tensor | float = 0.0
+) -> torch.Tensor:
     """Images (B, 3, H, W) in [0, 1] whose raw reward ``steps`` of projected gradient ascent raised (direction (B,) = 1) or
-    lowered (-1), every pixel value within ``REACH`` (Madry et al., arXiv 1706.06083)."""
-    stride, moved = 2.5 * REACH / steps, images
+    lowered (-1), every pixel value within ``REACH`` (Madry et al., arXiv 1706.06083), from images + ``start`` on."""
+    stride, moved = 2.5 * REACH / steps, (images + start).clamp(0, 1)
     for _ in range(steps):
         moved = moved.detach().requires_grad_(True)
         (slope,) = torch.autograd.grad((direction * reward.raw(moved, prompts)).sum(), moved)
@@ -179,7 +181,29 @@ def robustness(reward: Saturated, images, *, steps: int = 50) -> float:
         return float((reward(moved, prompts) - before).mean() / before.std())
 
 
+def steadiness(reward: Saturated, x: torch.Tensor, prompts: list[str], rng: torch.Generator) -> torch.Tensor:
+    """Mean squared change of the raw reward of pictures x (B, 3, H, W) under a short attack, over its variance: a reward that
+    says less is no steadier.
+
+    The attack starts at a random place within reach: always from the picture itself, training learns to fool a few large steps
+    and not the many small ones that matter (catastrophic overfitting, Wong et al., arXiv 2001.03994).
+    """
+    direction = (torch.randint(2, (len(x),), generator=rng) * 2.0 - 1).to(x.device)
+    start = REACH * (2 * torch.rand(x.shape, generator=rng) - 1).to(x.device)
+    moved = attacked(reward, x, prompts, direction, steps=3, start=start)
+    before = reward.raw(x, prompts)
+    return (reward.raw(moved, prompts) - before).square().mean() / (before.var() + 1e-4)
+
+
+def told(predicted: torch.Tensor, drawn: Pairs) -> torch.Tensor:
+    """How badly predictions (2B, all values and amounts of finish) tell what pairs show: cross-entropy plus squared error."""
+    *logits, amounts = predicted.split([*map(len, ATTRIBUTES.values()), len(SHARED_FINISH)], dim=1)
+    wrong = [F.cross_entropy(values, drawn.labels[:, i].to(predicted.device)) for i, values in enumerate(logits)]
+    return torch.stack(wrong).mean() + F.mse_loss(amounts, drawn.amounts.to(predicted.device))
+
+
 def train_one(preset: Preset, name: str, batch: int = 32) -> Iterator[dict[str, float]]:
+    """Fit one reward to the choices of its population; a second cycle of the learning rate steadies it against attacks."""
     images, labels = data.load(preset)
     population = POPULATIONS[name]
     torch.manual_seed(population.seed)
@@ -188,20 +212,6 @@ def train_one(preset: Preset, name: str, batch: int = 32) -> Iterator[dict[str, 
     half = preset.drawings // 2  # disjoint drawings for the two populations
     pool = (0, half) if name == "preference" else (half, preset.drawings)
     vae = AutoencoderTiny.from_pretrained(preset.work / "vae").to(device()).requires_grad_(False)
-
-    def steadiness(x: torch.Tensor, prompts: list[str], rng: torch.Generator) -> torch.Tensor:
-        """Mean squared change of the raw reward under a short attack, over its variance, so that a reward that says less is no
-        steadier."""
-        direction = (torch.randint(2, (len(x),), generator=rng) * 2.0 - 1).to(x.device)
-        moved = attacked(model, x, prompts, direction, steps=2)
-        before = model.raw(x, prompts)
-        return (model.raw(moved, prompts) - before).square().mean() / (before.var() + 1e-4)
-
-    def told(seen: torch.Tensor, drawn: Pairs) -> torch.Tensor:
-        """How badly the features tell attributes and finish: mean cross-entropy plus mean squared error."""
-        *logits, amounts = telling(seen).split([*map(len, ATTRIBUTES.values()), len(SHARED_FINISH)], dim=1)
-        wrong = [F.cross_entropy(values, drawn.labels[:, i].to(seen.device)) for i, values in enumerate(logits)]
-        return torch.stack(wrong).mean() + F.mse_loss(amounts, drawn.amounts.to(seen.device))
 
     def loss(step: int, rng: torch.Generator) -> dict[str, torch.Tensor]:
         steady = step >= preset.reward_steps
@@ -213,13 +223,13 @@ def train_one(preset: Preset, name: str, batch: int = 32) -> Iterator[dict[str, 
         votes = torch.rand(VOTERS, batch, generator=rng) < torch.sigmoid((u[0] - u[1]) / population.noise)
         share = votes.float().mean(0).to(device())
         seen = model.seen(x)
-        raw, telling_loss = model.judged(seen, drawn.prompts * 2).view(2, batch), told(seen, drawn)
+        raw, telling_loss = model.judged(seen, drawn.prompts * 2).view(2, batch), told(telling(seen), drawn)
         margin = raw[0] - raw[1]
         choice = F.binary_cross_entropy_with_logits(margin, share) + 1e-3 * raw.square().mean()
         terms = {"loss": choice + TELLING * telling_loss, "choice": choice, "telling": telling_loss}
         terms["right"] = torch.where(margin > 0, share, 1 - share).mean()
         if steady:
-            change = steadiness(x[: batch // 2], drawn.prompts[: batch // 2], rng)
+            change = steadiness(model, x[: batch // 2], drawn.prompts[: batch // 2], rng)
             terms |= {"loss": terms["loss"] + population.steadiness * change, "change": change.sqrt()}
         return terms
 

@@ -19,7 +19,8 @@ class Preset:
     latent_channels: int
     vae_channels: int  # of the decoder; the encoder has as many as a patch has numbers
     vae_levels: int
-    vae_steps: int
+    vae_blocks: tuple[int, ...]  # of the decoder, from the smallest grid to the largest
+    vae_cycles: tuple[tuple[int, float], ...]  # ends and peaks of the learning rate's cycles; after the first, the encoder rests
     unet_channels: tuple[int, ...]
     text_width: int
     text_layers: int
@@ -50,19 +51,19 @@ CPU = Preset(
     drawings=48_000,
     held_out=2_000,
     latent_channels=12,
-    vae_channels=32,
+    vae_channels=48,
     vae_levels=3,
-    vae_steps=4_600,
+    vae_blocks=(6, 3, 1),
+    vae_cycles=((4_600, 3e-3), (9_600, 1e-3)),
     unet_channels=(64, 128, 256),
     text_width=192,
     text_layers=2,
     text_steps=1_500,
-    denoiser_cycles=((6_000, 6e-4), (7_600, 3e-4), (13_000, 5e-4)),
+    denoiser_cycles=((6_000, 6e-4), (7_600, 3e-4), (13_000, 5e-4), (16_500, 4e-4)),
     denoiser_batch=32,
     note="The shipped denoiser's first 6,000 updates ran without the reading loss, its first 7,600 without balanced captions, its first "
     "13,000 on the whole cosine schedule, after which its time embedding was turned onto the part in use (`aig/world/denoiser.py`; exact: "
-    "sines and cosines of sums); the LoRAs were tuned before that, sampling in equal timesteps of the whole schedule; the proxy's "
-    "updates 801 to 1,000 weighed steadiness 1 and not 3 (`aig/world/preference.py`).",
+    "sines and cosines of sums); the proxy's updates 801 to 1,000 weighed steadiness 1 and not 3 (`aig/world/preference.py`).",
     ruler_steps=2_200,
     reward_steps=800,
     tuning_steps=36,
@@ -78,7 +79,8 @@ GPU = Preset(
     latent_channels=16,
     vae_channels=64,
     vae_levels=4,
-    vae_steps=40_000,
+    vae_blocks=(6, 3, 1, 1),
+    vae_cycles=((40_000, 3e-3), (60_000, 1e-3)),
     unet_channels=(128, 256, 384),
     text_width=192,
     text_layers=2,

@@ -8,14 +8,15 @@ import json
 import numpy as np
 import pytest
 import torch
-from diffusers import DPMSolverMultistepScheduler
+from diffusers import DDIMScheduler, DPMSolverMultistepScheduler
 
 from aig.world import autoencoder, data, denoiser, draft, evaluate, figures, preference, presets, ruler, ship
 from aig.world.portraits import ATTRIBUTES, encode, sample_attributes
 from aig.world.training import warm_cosine
 
 TINY = dataclasses.replace(
-    presets.CPU, name="tiny", size=32, drawings=96, held_out=32, latent_channels=4, vae_channels=16, vae_steps=12, text_steps=4, denoiser_cycles=((3, 1e-3), (4, 5e-4)),
+    presets.CPU, name="tiny", size=32, drawings=96, held_out=32, latent_channels=4, vae_channels=16,
+    vae_blocks=(2, 1, 1), vae_cycles=((8, 3e-3), (12, 1e-3)), text_steps=4, denoiser_cycles=((3, 1e-3), (4, 5e-4)),
     denoiser_batch=4, unet_channels=(32, 64), text_width=48, text_layers=1, ruler_steps=4, reward_steps=4, tuning_steps=2,
     kl=(0.0, 1.0), checkpoints=(1,),
 )  # fmt: skip
@@ -42,7 +43,7 @@ def test_autoencoder_learns_and_resumes_after_a_kill(world):
     for name in ("images.npy", "labels.npy"):
         (unbroken.work / name).write_bytes((world.work / name).read_bytes())
     whole = list(autoencoder.train(unbroken))
-    run = autoencoder.train(dataclasses.replace(world, vae_steps=12))
+    run = autoencoder.train(world)
     for _ in range(5):
         next(run)
     run.close()  # nothing was saved yet: the next run starts over, and must see the same batches
@@ -53,6 +54,20 @@ def test_autoencoder_learns_and_resumes_after_a_kill(world):
     assert list(autoencoder.train(world)) == []  # finished
     curve = [json.loads(line) for line in (world.work / "autoencoder" / "curve.jsonl").read_text().splitlines()]
     assert [row["step"] for row in curve][-12:] == list(range(1, 13))
+
+
+def test_the_encoder_rests_while_the_decoder_trains_on(world):
+    short = dataclasses.replace(world, name="short", vae_cycles=world.vae_cycles[:1])
+    short.work.mkdir()
+    for name in ("images.npy", "labels.npy"):
+        (short.work / name).write_bytes((world.work / name).read_bytes())
+    states = []
+    for preset in (short, world):
+        list(autoencoder.train(preset))
+        states.append(torch.load(preset.work / "autoencoder" / "checkpoint.pt", weights_only=True)["model"])
+    for part, rests in (("encoder", True), ("decoder", False)):
+        same = [torch.equal(states[0][name], tensor) for name, tensor in states[1].items() if name.startswith(part)]
+        assert all(same) if rests else not any(same)
 
 
 def test_the_other_stages_run_in_order(world, tmp_path):
@@ -148,6 +163,28 @@ def test_every_sampling_step_starts_at_a_noise_level_in_use():
         assert (low * 0.99 <= levels).all() and (levels <= high * 1.01).all() and (levels.diff() < 0).all()
         if steps > 1:
             assert levels[0] > 0.8 * high and levels[-1] < 1.1 * low
+
+
+def test_half_of_the_training_timesteps_are_where_sampling_goes():
+    noise, rng = DDIMScheduler(**denoiser.schedule()), torch.Generator().manual_seed(0)
+    t = denoiser.timesteps(noise, 20_000, rng)
+    uniform, visited = t[::2], t[1::2]
+    last = noise.config.num_train_timesteps - 1
+    assert t.min() >= 0 and t.max() == last
+    assert uniform.float().mean() == pytest.approx(last / 2, rel=0.02)
+    levels = (1 / noise.alphas_cumprod[visited] - 1).sqrt() ** (1 / 7)
+    low, high = (level ** (1 / 7) for level in denoiser.NOISE)
+    assert float(levels.mean()) == pytest.approx((low + high) / 2, rel=0.02)
+
+
+def test_what_moods_change_weighs_more():
+    rng = np.random.default_rng(0)
+    labels = np.array([encode(sample_attributes(rng)) for _ in range(2_000)], dtype=np.uint8)
+    latents = torch.randn(2_000, 3, 4, 4)
+    latents[:, :, 2, 1] += 5 * torch.as_tensor(labels[:, list(ATTRIBUTES).index("mood")]).float()[:, None]
+    weight = denoiser.emphasis(latents, labels)
+    assert weight.shape == (4, 4) and weight.mean() == pytest.approx(1)
+    assert weight.argmax() == 2 * 4 + 1 and weight.max() / weight.min() == pytest.approx(denoiser.SUBTLE, rel=0.05)
 
 
 def test_balancing_changes_which_captions_are_seen_but_not_what_they_show():
