@@ -66,9 +66,9 @@ CPU = Preset(
     "sines and cosines of sums); the proxy's updates 801 to 1,000 weighed steadiness 1 and not 3 (`aig/world/preference.py`).",
     ruler_steps=2_200,
     reward_steps=800,
-    tuning_steps=36,
+    tuning_steps=44,
     kl=(0.0, 0.1, 0.3, 1.0, 3.0, 10.0),
-    checkpoints=(4, 8, 12, 16, 20, 28),
+    checkpoints=(8, 12, 16, 20, 28, 36),
 )
 
 GPU = Preset(
