@@ -4,10 +4,15 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 
+import numpy as np
+
 from aig.world import denoiser, draft
 from aig.world.portraits import ATTRIBUTES
 from aig.world.presets import Preset
 from aig.world.training import seconds_spent
+
+# Methods with a strength: how their names in the tables begin.
+FAMILIES = {"tuning stopped early": "after ", "AIG": "AIG ", "KL": "KL ", "LoRA scale": "LoRA scale 0", "constant mix": "constant "}
 
 
 def times(preset: Preset) -> dict[str, float]:
@@ -120,6 +125,10 @@ def tuning(result: Mapping, reward: str) -> list[str]:
         "",
         *table(kept(result[f"tuned on {reward}"]["table"], reward)),
         "",
+        "Entropy of AIG above that of the others at the same reward, which are interpolated between their rows, from base to KL 0:",
+        "",
+        *table(at_equal_reward(result[f"tuned on {reward}"]["table"], reward)),
+        "",
         f"![Tuning on {reward} in pictures: the same seeds under every method](figures/hacking-{reward}.webp)",
         "",
         f"![Rewards and entropy while tuning on {reward}; every method's reward against its entropy](figures/tradeoff-{reward}.svg)",
@@ -136,6 +145,25 @@ def kept(rows: Sequence[Mapping], reward: str) -> list[dict]:
         return (row[score] - worst[score]) / span if span else float("nan")
 
     return [{**row, "gain kept": share(row, reward, base, tuned), "entropy kept": share(row, "entropy", tuned, base)} for row in rows]
+
+
+def family(rows: Sequence[Mapping], name: str, reward: str) -> list[Mapping]:
+    """The rows of one of ``FAMILIES``, between the base model and the one that was tuned without KL, by their reward."""
+    start = FAMILIES[name]
+    members = [row for row in rows if row["method"] in ("base", "KL 0") or row["method"].startswith(start)]
+    return sorted(members, key=lambda row: row[reward])
+
+
+def at_equal_reward(rows: Sequence[Mapping], reward: str) -> list[dict]:
+    """How much more entropy each AIG schedule has than every other family at its reward; nan outside of that family's rewards."""
+    found = []
+    for row in rows:
+        if row["method"].startswith(FAMILIES["AIG"]):
+            others = {name: family(rows, name, reward) for name in FAMILIES if name != "AIG"}
+            known = {name: ([r[reward] for r in line], [r["entropy"] for r in line]) for name, line in others.items()}
+            above = {name: row["entropy"] - float(np.interp(row[reward], *line, left=np.nan, right=np.nan)) for name, line in known.items()}
+            found.append({"method": row["method"]} | above)
+    return found
 
 
 def table(rows: Sequence[Mapping[str, float | str]]) -> list[str]:

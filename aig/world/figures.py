@@ -14,14 +14,12 @@ from torch import Tensor
 
 from aig import models
 from aig.export import COLOURS
-from aig.world import evaluate
+from aig.world import card, evaluate
 from aig.world.presets import Preset
 from aig.world.ruler import unit
 
 SEEDS = evaluate.TUNED_SEEDS[:12]
 CELL, GAP, LABEL = 96, 3, 180  # pixels; the world's pictures are enlarged
-# Methods with a strength: how their names begin; colours in this order from the page's for the tuned model on, so AIG has its own.
-FAMILIES = {"tuning stopped early": "after ", "AIG": "AIG ", "KL": "KL ", "LoRA scale": "LoRA scale ", "constant mix": "constant "}
 
 
 def run(preset: Preset, *, assets: Path = models.ASSETS) -> Iterator[dict[str, float]]:
@@ -94,10 +92,9 @@ def curves(table: Sequence[Mapping], preset: Preset, reward: str, path: Path) ->
     left.plot(updates, [row["entropy"] for row in rows], "s--", color=COLOURS[5], label="entropy")
     left.set(xlabel="updates without KL", ylabel="reward (std of drawings); entropy (0 to 1)")
     left.legend(frameon=False)
-    for colour, (family, start) in zip(COLOURS[1:], FAMILIES.items(), strict=True):
-        points = [row for method, row in measured.items() if method.startswith(start) and not method.endswith((" 2", " 4"))]
-        points = sorted([*points, measured["base"]], key=lambda row: row[reward])
-        right.plot([row[reward] for row in points], [row["entropy"] for row in points], "o-", color=colour, label=family, markersize=4)
+    for colour, name in zip(COLOURS[1:], card.FAMILIES, strict=True):  # from the page's colour of the tuned model on, so AIG has its own
+        points = card.family(table, name, reward)
+        right.plot([row[reward] for row in points], [row["entropy"] for row in points], "o-", color=colour, label=name, markersize=4)
     right.set(xlabel=reward, ylabel="entropy of attributes")
     right.legend(frameon=False)
     figure.savefig(path, metadata={"Date": None})
