@@ -12,7 +12,7 @@ import json
 import platform
 import time
 from collections.abc import Callable, Generator, Iterator, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import cached_property, partial
 from pathlib import Path
 
@@ -58,7 +58,7 @@ class Bench:
     images: np.ndarray  # all drawings, the held-out ones last
     labels: np.ndarray
     preset: Preset
-    samples: int  # of the prompts; half as many for populations, a 25th for each solver
+    samples: int  # that a part of the base model draws, each solver alike
 
     @property
     def held(self) -> slice:
@@ -82,10 +82,11 @@ def run(preset: Preset, *, assets: Path = models.ASSETS, samples: int = 10_000) 
         "training minutes": card.times(preset),
     }
     for name, part in PARTS.items():
-        path = kept / f"{name}-{version(folder, samples if part in OF_THE_BASE else None)}.json"
+        count = OF_THE_BASE[part](samples) if part in OF_THE_BASE else None
+        path = kept / f"{name}-{version(folder, count)}.json"
         if not path.exists():
             began = time.monotonic()
-            figures = yield from part(measured)
+            figures = yield from part(replace(measured, samples=count) if count else measured)
             path.write_text(json.dumps(figures | {"minutes": (time.monotonic() - began) / 60}))
         result[name] = json.loads(path.read_text())
         (folder / "evaluation.json").write_text(json.dumps(result, indent=1) + "\n")
@@ -169,7 +170,7 @@ def draw(model: models.Model, texts: list[str], seeds, *, steps: int = STEPS, gu
 
 def population(bench: Bench) -> Part:
     """Without a prompt: every attribute's distribution against the drawings', precision and recall against drawings."""
-    n = bench.samples // 2
+    n = bench.samples
     features, told = [], []
     for start in range(0, n, BATCH):
         f, p = bench.model.measure(draw(bench.model, [""] * BATCH, range(FIRST_SEED + start, FIRST_SEED + start + BATCH), guidance=1.0))
@@ -195,11 +196,10 @@ def features_of(bench: Bench, images: np.ndarray) -> Tensor:
 
 def solvers(bench: Bench) -> Part:
     """Fréchet distance to drawings for steps x solver x guidance, each under captions of held-out drawings."""
-    n = max(bench.samples // 25, 2 * BATCH)
+    n = bench.samples
     rng = torch.Generator().manual_seed(7)
     rows = bench.labels[bench.held]
     texts = [caption(decode(rows[i % len(rows)]), rng) for i in range(n)]
-    real = features_of(bench, bench.images[:5_000])
     plan = [(solver, steps, 1.0) for solver in SOLVERS for steps in LENGTHS]
     plan += [(next(iter(SOLVERS)), steps, guidance) for steps in (STEPS, LENGTHS[-1]) for guidance in (2.0, 4.0, 7.0)]
     own, table = bench.model.pipe.scheduler, []
@@ -210,7 +210,7 @@ def solvers(bench: Bench) -> Part:
                 bench.model.features(draw(bench.model, texts[i : i + BATCH], range(i, i + BATCH), steps=steps, guidance=guidance))
                 for i in range(0, n, BATCH)
             ]
-            table.append({"solver": solver, "steps": steps, "guidance": guidance, "Fréchet distance": frechet(real, torch.cat(parts))})
+            table.append({"solver": solver, "steps": steps, "guidance": guidance, "Fréchet distance": frechet(bench.drawn, torch.cat(parts))})
             yield {"step": done + 1, "steps": len(plan)}
     finally:
         bench.model.pipe.scheduler = own
@@ -290,4 +290,5 @@ PARTS: dict[str, Callable[[Bench], Part]] = {
     "population": population,
     "solvers": solvers,
 }
-OF_THE_BASE = (prompts, population, solvers)  # what neither reads rewards nor LoRAs
+# What reads neither rewards nor LoRAs, and how many samples each part draws when so many are asked for
+OF_THE_BASE: dict[Callable, Callable[[int], int]] = {prompts: lambda n: n, population: lambda n: n // 2, solvers: lambda n: min(n, 400)}
