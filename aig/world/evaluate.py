@@ -210,7 +210,8 @@ def solvers(bench: Bench) -> Part:
                 bench.model.features(draw(bench.model, texts[i : i + BATCH], range(i, i + BATCH), steps=steps, guidance=guidance))
                 for i in range(0, n, BATCH)
             ]
-            table.append({"solver": solver, "steps": steps, "guidance": guidance, "Fréchet distance": frechet(bench.drawn, torch.cat(parts))})
+            distance = frechet(bench.drawn, torch.cat(parts))
+            table.append({"solver": solver, "steps": steps, "guidance": guidance, "Fréchet distance": distance})
             yield {"step": done + 1, "steps": len(plan)}
     finally:
         bench.model.pipe.scheduler = own

@@ -63,8 +63,8 @@ CPU = Preset(
     denoiser_batch=32,
     note="The shipped denoiser's first 6,000 updates ran without the reading loss, its first 7,600 without balanced captions, its first "
     "13,000 with uniform timesteps, the same weight everywhere and the whole cosine schedule (then its time embedding was turned onto the "
-    "part in use, `aig/world/denoiser.py`; exact: sines and cosines of sums), on drawings whose moods were harder to see; so did the text "
-    "encoder's reading and the encoder. The decoder's first 4,600 updates had 32 channels and blocks (4, 1, 1); grown, it computed the same.",
+    "part in use, `aig/world/denoiser.py`; exact: sines and cosines of sums), on drawings whose moods were harder to see, like "
+    "the text encoder's first phase and the autoencoder's, in which the decoder had 32 channels and blocks (4, 1, 1).",
     ruler_steps=2_200,
     reward_steps=800,
     tuning_steps=44,
