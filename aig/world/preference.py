@@ -182,8 +182,8 @@ def robustness(reward: Saturated, images, *, steps: int = 50) -> float:
 
 
 def steadiness(reward: Saturated, x: torch.Tensor, prompts: list[str], rng: torch.Generator) -> torch.Tensor:
-    """Mean squared change of the raw reward of pictures x (B, 3, H, W) under a short attack, over its variance: a reward that
-    says less is no steadier.
+    """Mean squared change of the raw reward of pictures x (B, 3, H, W) under a short attack, over its variance among pictures
+    under one prompt: a reward that says less is no steadier, nor is one that tells prompts apart.
 
     The attack starts at a random place within reach: always from the picture itself, training learns to fool a few large steps
     and not the many small ones that matter (catastrophic overfitting, Wong et al., arXiv 2001.03994).
@@ -191,8 +191,9 @@ def steadiness(reward: Saturated, x: torch.Tensor, prompts: list[str], rng: torc
     direction = (torch.randint(2, (len(x),), generator=rng) * 2.0 - 1).to(x.device)
     start = REACH * (2 * torch.rand(x.shape, generator=rng) - 1).to(x.device)
     moved = attacked(reward, x, prompts, direction, steps=3, start=start)
-    before = reward.raw(x, prompts)
-    return (reward.raw(moved, prompts) - before).square().mean() / (before.var() + 1e-4)
+    before, another = reward.raw(x, prompts), reward.raw(x.roll(1, 0), prompts)
+    variance = (before - another).square().mean() / 2
+    return (reward.raw(moved, prompts) - before).square().mean() / (variance + 1e-4)
 
 
 def told(predicted: torch.Tensor, drawn: Pairs) -> torch.Tensor:

@@ -125,6 +125,20 @@ def test_everything_is_measured_and_drawn(world, tmp_path, monkeypatch):
         assert (folder / "figures" / name).stat().st_size > 1_000 and f"figures/{name}" in card
 
 
+def test_steadiness_does_not_count_what_prompts_are_worth_by_themselves():
+    def told(prompts, worth):
+        class Bright(torch.nn.Module):
+            def raw(self, images, prompts):
+                return images.mean((1, 2, 3)) + worth * torch.tensor([float(len(prompt)) for prompt in prompts])
+
+        x = torch.rand(8, 3, 16, 16, generator=torch.Generator().manual_seed(0)) * torch.linspace(0.2, 0.8, 8).view(-1, 1, 1, 1)
+        return float(preference.steadiness(Bright(), x, prompts, torch.Generator().manual_seed(1)))
+
+    prompts = [" " * i for i in range(8)]
+    plain = told(prompts, worth=0.0)
+    assert plain > 0 and told(prompts, worth=1.0) == pytest.approx(plain, rel=1e-3)
+
+
 def test_attacks_stay_in_reach_and_raise_the_reward(world):
     reward = preference.build("preference").eval()
     x = data.load(world)[0][:4]
