@@ -63,7 +63,7 @@ POPULATIONS = {
             "style": {"avataaars": 0.8, "personas": 0.4}, "hair colour": {"red": 0.6}, "background": {"blue": 0.8},
             "glasses": {"yes": 0.6}, "hair length": {"long": 0.3}, "outfit": {"green": 0.5},
         },
-        oversaturation=0.0, widths=(32, 64, 96, 128), kernel=3, seed=11, steadiness=3.0,
+        oversaturation=0.0, widths=(32, 64, 96, 128), kernel=3, seed=11, steadiness=0.5,
     ),
     "held-out": Population(
         fad={
