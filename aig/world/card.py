@@ -86,7 +86,8 @@ def measured(result: Mapping) -> list[str]:
         variation = f"{result['population']['total variation'][name]:.3f}" if "population" in result else ""
         lines.append(f"| {name} | {f'{right:.1%}' if asked else ''} | {asked} | {instruments['ruler accuracy'][name]:.1%} | {variation} |")
     lines += ["", *(population(result["population"]) if "population" in result else missing("Precision and recall"))]
-    lines += ["", *(solvers(result["solvers"]) if "solvers" in result else missing("Steps, solver and guidance"))]
+    compared = [part for name, part in result.items() if name.startswith("solver ") or name == "guidance"]
+    lines += ["", *(solvers(compared) if compared else missing("Steps, solver and guidance"))]
     lines += [
         "",
         "| reward | held-out pairs predicted | ceiling (true utility) | rise under attack, in standard deviations |",
@@ -109,9 +110,19 @@ def population(found: Mapping) -> list[str]:
     ]
 
 
-def solvers(found: Mapping) -> list[str]:
-    head = f"Steps, solver and guidance, {found['samples']:,} samples each under held-out captions, against 5,000 drawings:"
-    return [head, "", *table(found["table"])]
+def solvers(parts: Sequence[Mapping]) -> list[str]:
+    """Fréchet distances by solver, guidance (lines) and steps (columns)."""
+    rows = [row for part in parts for row in part["table"]]
+    lines: dict[tuple[str, float], dict[int, float]] = {}
+    for row in rows:
+        lines.setdefault((row["solver"], row["guidance"]), {})[row["steps"]] = row["Fréchet distance"]
+    steps = sorted({row["steps"] for row in rows})
+    return [
+        f"Fréchet distance to 5,000 drawings by steps, of the same {parts[0]['samples']:,} noises under the same held-out captions (so few samples",
+        "overstate all distances alike):",
+        "",
+        *table([{"solver": name, "guidance": scale} | {f"{n} steps": line.get(n, "") for n in steps} for (name, scale), line in lines.items()]),
+    ]
 
 
 def tuning(result: Mapping, reward: str) -> list[str]:

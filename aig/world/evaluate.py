@@ -11,7 +11,7 @@ import hashlib
 import json
 import platform
 import time
-from collections.abc import Callable, Generator, Iterator, Mapping
+from collections.abc import Callable, Generator, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from functools import cached_property, partial
 from pathlib import Path
@@ -82,7 +82,7 @@ def run(preset: Preset, *, assets: Path = models.ASSETS, samples: int = 10_000) 
         "training minutes": card.times(preset),
     }
     for name, part in PARTS.items():
-        count = OF_THE_BASE[part](samples) if part in OF_THE_BASE else None
+        count = OF_THE_BASE[name](samples) if name in OF_THE_BASE else None
         path = kept / f"{name}-{version(folder, count)}.json"
         if not path.exists():
             began = time.monotonic()
@@ -194,28 +194,35 @@ def features_of(bench: Bench, images: np.ndarray) -> Tensor:
     return torch.cat([bench.model.features(unit(images[i : i + 250])) for i in range(0, len(images), 250)])
 
 
-def solvers(bench: Bench) -> Part:
-    """Fréchet distance to drawings for steps x solver x guidance, each under captions of held-out drawings."""
-    n = bench.samples
+def solver(bench: Bench, name: str) -> Part:
+    """One of ``SOLVERS`` at all ``LENGTHS``, without guidance."""
+    return (yield from fidelity(bench, [(name, steps, 1.0) for steps in LENGTHS]))
+
+
+def guidance(bench: Bench) -> Part:
+    """The shipped solver with guidance, at the default number of steps and at the most."""
+    return (yield from fidelity(bench, [(next(iter(SOLVERS)), steps, g) for g in (2.0, 4.0, 7.0) for steps in (STEPS, LENGTHS[-1])]))
+
+
+def fidelity(bench: Bench, plan: Sequence[tuple[str, int, float]]) -> Part:
+    """Fréchet distance to drawings for each (solver, steps, guidance), of the same noise under the same captions of held-out drawings."""
     rng = torch.Generator().manual_seed(7)
     rows = bench.labels[bench.held]
-    texts = [caption(decode(rows[i % len(rows)]), rng) for i in range(n)]
-    plan = [(solver, steps, 1.0) for solver in SOLVERS for steps in LENGTHS]
-    plan += [(next(iter(SOLVERS)), steps, guidance) for steps in (STEPS, LENGTHS[-1]) for guidance in (2.0, 4.0, 7.0)]
+    texts = [caption(decode(rows[i % len(rows)]), rng) for i in range(bench.samples)]
     own, table = bench.model.pipe.scheduler, []
     try:
-        for done, (solver, steps, guidance) in enumerate(plan):
-            bench.model.pipe.scheduler = SOLVERS[solver].from_config(own.config)
-            parts = [
-                bench.model.features(draw(bench.model, texts[i : i + BATCH], range(i, i + BATCH), steps=steps, guidance=guidance))
-                for i in range(0, n, BATCH)
-            ]
+        for name, steps, scale in plan:
+            bench.model.pipe.scheduler = SOLVERS[name].from_config(own.config)
+            parts = []
+            for i in range(0, bench.samples, BATCH):
+                drawn = draw(bench.model, texts[i : i + BATCH], range(i, i + BATCH), steps=steps, guidance=scale)
+                parts.append(bench.model.features(drawn))
             distance = frechet(bench.drawn, torch.cat(parts))
-            table.append({"solver": solver, "steps": steps, "guidance": guidance, "Fréchet distance": distance})
-            yield {"step": done + 1, "steps": len(plan)}
+            table.append({"solver": name, "steps": steps, "guidance": scale, "Fréchet distance": distance})
+            yield {"step": len(table), "steps": len(plan)}
     finally:
         bench.model.pipe.scheduler = own
-    return {"table": table, "samples": n}
+    return {"table": table, "samples": bench.samples}
 
 
 def tuned(bench: Bench, reward: str) -> Part:
@@ -289,7 +296,12 @@ PARTS: dict[str, Callable[[Bench], Part]] = {
     "tuned on vivid": partial(tuned, reward="vivid"),
     "prompts": prompts,
     "population": population,
-    "solvers": solvers,
+    **{f"solver {name}": partial(solver, name=name) for name in SOLVERS},
+    "guidance": guidance,
 }
-# What reads neither rewards nor LoRAs, and how many samples each part draws when so many are asked for
-OF_THE_BASE: dict[Callable, Callable[[int], int]] = {prompts: lambda n: n, population: lambda n: n // 2, solvers: lambda n: min(n, 400)}
+# Parts that read neither rewards nor LoRAs, and how many samples each draws when so many are asked for
+OF_THE_BASE: dict[str, Callable[[int], int]] = {
+    "prompts": lambda n: n,
+    "population": lambda n: n // 2,
+    **dict.fromkeys([*(f"solver {name}" for name in SOLVERS), "guidance"], lambda n: min(n, 400)),
+}

@@ -105,9 +105,10 @@ def test_everything_is_measured_and_drawn(world, tmp_path, monkeypatch):
     folder = tmp_path / "portraits"
     result, card = evaluate.read(folder), (folder / "card.md").read_text()
     assert result["settings"]["samples"] == 16
-    tables = [result[part]["table"] for part in ("solvers", "tuned on preference", "tuned on vivid")]
-    assert [len(table) for table in tables] == [4 * 2 + 2 * 3, 1 + 1 + 2 + 5 + 4 + 3, 1 + 1 + 2 + 5 + 4 + 3]
-    for row in tables[1]:
+    tables = [result[part]["table"] for part in ("solver DDIM", "guidance", "tuned on preference", "tuned on vivid")]
+    assert [len(table) for table in tables] == [2, 2 * 3, 1 + 1 + 2 + 5 + 4 + 3, 1 + 1 + 2 + 5 + 4 + 3]
+    assert "| solver | guidance | 2 steps | 3 steps |" in card and "| UniPC | 1.000 |" in card
+    for row in tables[2]:
         assert row["within modes"] + row["by modes"] == pytest.approx(row["preference"], abs=1e-3)
         assert 0 <= row["entropy"] <= 1 and 0 <= row["precision"] <= 1 and f"| {row['method']} |" in card
 
