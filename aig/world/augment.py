@@ -33,7 +33,7 @@ def shift(x: torch.Tensor, dy: int, dx: int) -> torch.Tensor:
     return pad[..., 4 + dy : 4 + dy + x.shape[-2], 4 + dx : 4 + dx + x.shape[-1]]
 
 
-def damage(x: torch.Tensor, rng: torch.Generator, strength: float = 1.0) -> torch.Tensor:
+def damage(x: torch.Tensor, rng: torch.Generator) -> torch.Tensor:
     """Random noise, softness and shift; the same kind for the whole batch, other amounts for each image."""
     kind = int(torch.randint(4, (1,), generator=rng))
     dy, dx = (int(v) for v in torch.randint(-3, 4, (2,), generator=rng))
@@ -41,7 +41,7 @@ def damage(x: torch.Tensor, rng: torch.Generator, strength: float = 1.0) -> torc
     if kind == 1:
         x = soften(x, int(torch.randint(24, 60, (1,), generator=rng)))
     if kind >= 2:
-        sigma = 0.12 * strength * torch.rand(len(x), 1, 1, 1, generator=rng)
+        sigma = 0.12 * torch.rand(len(x), 1, 1, 1, generator=rng)
         noise = torch.randn(x.shape, generator=rng)
         coarse = F.interpolate(torch.randn(len(x), 3, 32, 32, generator=rng), size=x.shape[-2:], mode="bilinear")
         x = x + sigma.to(x) * (noise if kind == 2 else coarse).to(x)

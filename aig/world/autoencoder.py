@@ -2,7 +2,7 @@
 
 The encoder starts from the principal components of patches (4x4 pixels with three levels) and is trained on with the decoder.
 The loss is L1 + L2 + the L1 of image gradients (crisp edges); a little noise on the latents makes the decoder robust to the
-denoiser's errors. In a second phase the encoder rests, so that latents stay what they are and the decoder alone sharpens.
+denoiser's errors. Then the encoder is frozen, so that latents stay what they are, and the decoder alone trains on.
 """
 
 from __future__ import annotations
@@ -87,14 +87,17 @@ def train(preset: Preset, batch: int = 16) -> Iterator[dict[str, float]]:
 
     def loss(step: int, rng: torch.Generator) -> dict[str, torch.Tensor]:
         x = to_tensor(images[torch.randint(preset.drawings, (batch,), generator=rng).numpy()]).to(device())
-        with torch.set_grad_enabled(step < preset.vae_cycles[0][0]):
-            z = vae.encoder(x)
+        z = vae.encoder(x)
         y = vae.decoder(z + LATENT_NOISE * torch.randn(z.shape, generator=rng).to(z))
         edges = sum((a - b).abs().mean() for a, b in zip(_edges(x), _edges(y), strict=True))
         l1, l2 = (x - y).abs().mean(), F.mse_loss(y, x)
         return {"loss": l1 + 16 * l2 + 0.5 * edges, "mse": l2.detach(), "std": z.detach().std()}
 
-    yield from fit(vae, loss, cycles=preset.vae_cycles, folder=preset.work / "autoencoder", seed=preset.seed, ema=0.998)
+    cycles, seed = ((preset.vae_steps, 3e-3),), preset.seed
+    yield from fit(vae, loss, cycles=cycles, folder=preset.work / "autoencoder", seed=seed, ema=0.998)
+    vae.encoder.requires_grad_(False)
+    cycles, seed = ((preset.decoder_steps, 1e-3),), preset.seed + 6
+    yield from fit(vae.decoder, loss, cycles=cycles, folder=preset.work / "decoder", seed=seed, ema=0.998)
     sample = to_tensor(images[: min(1_000, preset.drawings)]).to(device())
     with torch.no_grad():
         z = vae.encoder(sample)

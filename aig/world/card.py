@@ -11,8 +11,8 @@ from aig.world.portraits import ATTRIBUTES
 from aig.world.presets import Preset
 from aig.world.training import seconds_spent
 
-# Methods with a strength: how their names in the tables begin.
-FAMILIES = {"tuning stopped early": "after ", "AIG": "AIG ", "KL": "KL ", "LoRA scale": "LoRA scale 0", "constant mix": "constant "}
+# Methods with a strength, and how their names in the tables begin; LoRA scales only up to 1, which is KL 0.
+METHODS = {"tuning stopped early": "after ", "AIG": "AIG ", "KL": "KL ", "LoRA scale": "LoRA scale 0", "constant mix": "constant "}
 
 
 def times(preset: Preset) -> dict[str, float]:
@@ -45,14 +45,15 @@ def made(preset: Preset, result: Mapping) -> list[str]:
         "",
         f"- Data: {preset.drawings:,} drawings of {preset.size}x{preset.size} pixels by DiceBear 9.4.3 (authors and licences in NOTICE.md),",
         f"  {preset.held_out:,} more held out. Attributes and their distributions: `aig/world/portraits.py`.",
-        f"- Autoencoder: AutoencoderTiny, {preset.latent_channels} channels at {preset.latent_size}x{preset.latent_size}, {preset.vae_cycles[-1][0]:,} updates,\n"
-        f"  of the decoder alone after the first {preset.vae_cycles[0][0]:,}.",
+        f"- Autoencoder: AutoencoderTiny, {preset.latent_channels} channels at {preset.latent_size}x{preset.latent_size}, {preset.vae_steps:,} updates,\n"
+        f"  and {preset.decoder_steps:,} of the decoder alone.",
         f"- Denoiser: UNet2DConditionModel {preset.unet_channels}, v-prediction, cosine schedule\n"
         f"  between noise levels {denoiser.NOISE[0]:g} and {denoiser.NOISE[1]:g}, {preset.denoiser_cycles[-1][0]:,} updates of",
-        f"  {preset.denoiser_batch} drawings; text encoder ({preset.text_layers} layers of {preset.text_width}) first taught to tell what a caption names, in {preset.text_steps:,} updates.",
+        f"  {preset.denoiser_batch} drawings, half of them at the noise levels that sampling takes, places where moods differ weighing up to {denoiser.SUBTLE:g} times",
+        f"  as much; text encoder ({preset.text_layers} layers of {preset.text_width}) first taught to tell what a caption names, in {preset.text_steps:,} updates.",
         f"- Rewards: Bradley-Terry models of two simulated populations of annotators (`aig/world/preference.py`), {preset.reward_steps:,} updates each,",
         "  the proxy half as many more against attacks.",
-        f"- Tuning: DRaFT with the KL term on the last and {draft.EARLY} earlier step, LoRA rank {draft.RANK}, {preset.tuning_steps} updates of {draft.BATCH} prompts, on {' and '.join(preset.tuned_on)},",
+        f"- Tuning: DRaFT with the KL term on the last and {draft.EARLY} earlier step below noise level {draft.CLEAR:g}, LoRA rank {draft.RANK}, {preset.tuning_steps} updates of {draft.BATCH} prompts, on {' and '.join(preset.tuned_on)},",
         "  KL coefficients " + ", ".join(f"{kl:g}" for kl in preset.kl) + ".",
         f"- Seed {preset.seed}. Make it again: `python -m aig.world all --preset {preset.name}`.",
         *([f"- {preset.note}"] if preset.note else []),
@@ -63,6 +64,7 @@ def made(preset: Preset, result: Mapping) -> list[str]:
         "| stage | minutes |",
         "|---|---|",
         *[f"| {name} | {minutes:.0f} |" for name, minutes in result["training minutes"].items()],
+        f"| together | {sum(result['training minutes'].values()):.0f} |",
         "",
         "## Measured",
     ]  # fmt: skip
@@ -86,7 +88,7 @@ def measured(result: Mapping) -> list[str]:
         variation = f"{result['population']['total variation'][name]:.3f}" if "population" in result else ""
         lines.append(f"| {name} | {f'{right:.1%}' if asked else ''} | {asked} | {instruments['ruler accuracy'][name]:.1%} | {variation} |")
     lines += ["", *(population(result["population"]) if "population" in result else missing("Precision and recall"))]
-    compared = [part for name, part in result.items() if name.startswith("solver ") or name == "guidance"]
+    compared = [part for name, part in result.items() if name.startswith("solver ")]
     lines += ["", *(solvers(compared) if compared else missing("Steps, solver and guidance"))]
     lines += [
         "",
@@ -119,7 +121,7 @@ def solvers(parts: Sequence[Mapping]) -> list[str]:
     steps = sorted({row["steps"] for row in rows})
     return [
         f"Fréchet distance to 5,000 drawings by steps, of the same {parts[0]['samples']:,} noises under the same held-out captions (so few samples",
-        "overstate all distances alike):",
+        "overstate every distance):",
         "",
         *table([{"solver": name, "guidance": scale} | {f"{n} steps": line.get(n, "") for n in steps} for (name, scale), line in lines.items()]),
     ]
@@ -136,7 +138,8 @@ def tuning(result: Mapping, reward: str) -> list[str]:
         "",
         *table(kept(result[f"tuned on {reward}"]["table"], reward)),
         "",
-        "Entropy of AIG above that of the others at the same reward, which are interpolated between their rows, from base to KL 0:",
+        "Entropy of AIG less that of the others at the same reward, on straight lines between their rows from base to KL 0. (Where a",
+        "curve is bent outwards, lines between few rows run below it, which favours AIG.)",
         "",
         *table(at_equal_reward(result[f"tuned on {reward}"]["table"], reward)),
         "",
@@ -158,27 +161,31 @@ def kept(rows: Sequence[Mapping], reward: str) -> list[dict]:
     return [{**row, "gain kept": share(row, reward, base, tuned), "entropy kept": share(row, "entropy", tuned, base)} for row in rows]
 
 
-def family(rows: Sequence[Mapping], name: str, reward: str) -> list[Mapping]:
-    """The rows of one of ``FAMILIES``, between the base model and the one that was tuned without KL, by their reward."""
-    start = FAMILIES[name]
-    members = [row for row in rows if row["method"] in ("base", "KL 0") or row["method"].startswith(start)]
+def by_strength(rows: Sequence[Mapping], name: str, reward: str) -> list[Mapping]:
+    """The rows of one of ``METHODS``, between the base model and the one that was tuned without KL, by their reward."""
+    members = [row for row in rows if row["method"] in ("base", "KL 0") or row["method"].startswith(METHODS[name])]
     return sorted(members, key=lambda row: row[reward])
 
 
 def at_equal_reward(rows: Sequence[Mapping], reward: str) -> list[dict]:
-    """How much more entropy each AIG schedule has than every other family at its reward; nan outside of that family's rewards."""
-    found = []
-    for row in rows:
-        if row["method"].startswith(FAMILIES["AIG"]):
-            others = {name: family(rows, name, reward) for name in FAMILIES if name != "AIG"}
-            known = {name: ([r[reward] for r in line], [r["entropy"] for r in line]) for name, line in others.items()}
-            above = {name: row["entropy"] - float(np.interp(row[reward], *line, left=np.nan, right=np.nan)) for name, line in known.items()}
-            found.append({"method": row["method"]} | above)
-    return found
+    """How much more entropy each AIG schedule has than every other method at its reward; nan outside of that method's rewards."""
+    lines = {}
+    for name in METHODS.keys() - {"AIG"}:
+        line = by_strength(rows, name, reward)
+        lines[name] = [row[reward] for row in line], [row["entropy"] for row in line]
+
+    def more(row: Mapping, name: str) -> float:
+        return row["entropy"] - float(np.interp(row[reward], *lines[name], left=np.nan, right=np.nan))
+
+    schedules = [row for row in rows if row["method"].startswith(METHODS["AIG"])]
+    return [{"method": row["method"]} | {f"less {name}": more(row, name) for name in METHODS if name != "AIG"} for row in schedules]
 
 
 def table(rows: Sequence[Mapping[str, float | str]]) -> list[str]:
     """Rows with the same keys as the lines of a Markdown table."""
-    shown = lambda value: f"{value:.3f}" if isinstance(value, float) else str(value)  # noqa: E731
+
+    def shown(value: float | str) -> str:
+        return "" if value != value else f"{value:.3f}" if isinstance(value, float) else str(value)
+
     lines = ["| " + " | ".join(rows[0]) + " |", "|---" * len(rows[0]) + "|"]
     return lines + ["| " + " | ".join(map(shown, row.values())) + " |" for row in rows]

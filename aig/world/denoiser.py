@@ -34,7 +34,7 @@ from aig.world.training import compiled, device, fit
 NOISE = (0.1, 50.0)  # of the first and the last timestep, in standard deviations per signal: sigma / alpha
 READING = 0.1  # weight of the reading loss beside the denoising loss
 SMALL = ("glasses", "beard", "hat", "mood", "hair length")  # a few pixels each, and their rarer values are rare
-SUBTLE = 3.0  # weight of the places where the drawings' moods differ most, beside 1 where they do not
+SUBTLE = 3.0  # ratio of the loss's weight where the drawings' moods differ most to that where they do not
 P_SMALL = 0.5  # of a drawing chosen for the value of one of these, which its caption then names
 
 
@@ -150,28 +150,28 @@ def train(preset: Preset) -> Iterator[dict[str, float]]:
         noisy, target, t = (item.to(device()) for item in (noisy, target, t))
         text = model.text_encoder(ids)[0]
         v = unet(noisy.contiguous(memory_format=torch.channels_last), t, text, return_dict=False)[0]
-        mse, reading = ((v - target).square() * weight).mean(), reader(text, texts)
-        return {"loss": mse + READING * reading, "mse": mse, "reading": reading}
+        error, reading = (v - target).square(), reader(text, texts)
+        return {"loss": (error * weight).mean() + READING * reading, "mse": error.mean(), "reading": reading}
 
     yield from fit(model, loss, cycles=preset.denoiser_cycles, folder=preset.work / "denoiser", seed=preset.seed)
     pipeline(model, vae).save_pretrained(preset.work / "pipeline")
 
 
 def timesteps(noise: DDIMScheduler, batch: int, rng: torch.Generator) -> torch.Tensor:
-    """Timesteps (B,) to train at: every other one uniform, the others at uniform places of the Karras noise levels that sampling
-    takes. Stratified over the batch: lower variance than independent ones."""
-    places = (torch.arange(batch) + torch.rand(batch, generator=rng)) / batch
+    """Timesteps (B,) to train at: every other one uniform, the others at uniform quantiles of the Karras noise levels that sampling
+    takes. Each kind is stratified over the batch: lower variance than independent ones."""
+    quantiles = (torch.arange(batch) // 2 + torch.rand(batch, generator=rng)) / ((batch + 1) // 2)
     low, high = (level ** (1 / 7) for level in NOISE)  # rho = 7, arXiv 2206.00364, equation 5
     levels = (1 / noise.alphas_cumprod - 1).sqrt()
-    visited = torch.searchsorted(levels, (low + places * (high - low)) ** 7)
-    uniform = places * len(levels)
+    visited = torch.searchsorted(levels, (low + quantiles * (high - low)) ** 7)
+    uniform = quantiles * len(levels)
     return torch.where(torch.arange(batch) % 2 > 0, visited, uniform).long().clamp(max=len(levels) - 1)
 
 
 def emphasis(latents: torch.Tensor, labels: np.ndarray) -> torch.Tensor:
-    """Weights (h, w) with mean 1 of the loss's places: up to ``SUBTLE`` times as much where moods of one style differ.
+    """Weights (h, w) with mean 1 of the loss at each place: up to ``SUBTLE`` times as much where moods of one style differ.
 
-    A mouth is a thousandth of the picture. The weights move no minimum of the loss, only what is learnt first.
+    A mouth is a thousandth of the picture. The best prediction at every place stays what it is; a small network spends itself otherwise.
     """
     style, mood = (torch.as_tensor(labels[:, list(ATTRIBUTES).index(name)]) for name in ("style", "mood"))
     apart = torch.zeros(latents.shape[2:])

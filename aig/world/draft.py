@@ -27,7 +27,7 @@ from aig.world.training import device, fit, warm_hold
 RANK = 4
 LAYERS = ("to_q", "to_k", "to_v", "to_out.0", "conv1", "conv2", "proj_in", "proj_out")
 STEPS = 8  # of sampling in training
-EARLY = 1  # random earlier steps that are differentiated too
+EARLY = 1  # random earlier steps, at noise levels up to CLEAR, that are differentiated too
 CLEAR = 5.0  # noise level, sigma / alpha, above which a predicted image is still a mean of many, of no use to a reward
 GUIDANCE = 3.0
 BATCH = 8

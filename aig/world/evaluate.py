@@ -12,7 +12,7 @@ import json
 import platform
 import time
 from collections.abc import Callable, Generator, Iterator, Mapping, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from functools import cached_property, partial
 from pathlib import Path
 
@@ -39,11 +39,11 @@ FIRST_SEED = 50_000  # of the samples without a prompt
 P_NAMED = 0.5  # of each attribute in an evaluation prompt
 TUNED_SEEDS = tuple(range(1_000, 1_064))  # the same 64 people, without a prompt, for every tuned model
 SCALES = (0.25, 0.5, 0.75, 2.0, 4.0)  # of the LoRA that was tuned without KL; above 1 is what more tuning would lead to
-SOLVERS = {
-    "DPM-Solver++ 2M": DPMSolverMultistepScheduler,
-    "UniPC": UniPCMultistepScheduler,
-    "Euler": EulerDiscreteScheduler,
-    "DDIM": DDIMScheduler,
+SOLVERS: dict[str, Callable] = {  # made from the shipped scheduler's settings
+    "DPM-Solver++ 2M": DPMSolverMultistepScheduler.from_config,
+    "UniPC": UniPCMultistepScheduler.from_config,
+    "Euler": EulerDiscreteScheduler.from_config,
+    "DDIM, equal timesteps": partial(DDIMScheduler.from_config, clip_sample=False),  # knows no Karras noise levels
 }
 LENGTHS = (8, 10, 12, 25, 50)  # steps that solvers are compared at
 Part = Generator[dict[str, float], None, dict]
@@ -58,7 +58,6 @@ class Bench:
     images: np.ndarray  # all drawings, the held-out ones last
     labels: np.ndarray
     preset: Preset
-    samples: int  # that a part of the base model draws, each solver alike
 
     @property
     def held(self) -> slice:
@@ -72,7 +71,7 @@ class Bench:
 
 def run(preset: Preset, *, assets: Path = models.ASSETS, samples: int = 10_000) -> Iterator[dict[str, float]]:
     """Measure everything and write ``evaluation.json`` and ``card.md`` into the asset folder, part by part; yields progress."""
-    measured = bench(preset, assets=assets, samples=samples)
+    measured, samples = bench(preset, assets=assets), whole_batches(samples)
     folder = measured.folder
     kept = preset.work / "evaluation"
     kept.mkdir(exist_ok=True)
@@ -81,12 +80,12 @@ def run(preset: Preset, *, assets: Path = models.ASSETS, samples: int = 10_000) 
         "machine": f"{platform.machine()}, {torch.get_num_threads()} threads, torch {torch.__version__}, diffusers {diffusers.__version__}",
         "training minutes": card.times(preset),
     }
-    for name, part in PARTS.items():
-        count = OF_THE_BASE[name](samples) if name in OF_THE_BASE else None
-        path = kept / f"{name}-{version(folder, count)}.json"
+    for name, (part, draws) in PARTS.items():
+        count = () if draws is None else (whole_batches(draws(samples)),)
+        path = kept / f"{name}-{version(folder, *count)}.json"
         if not path.exists():
             began = time.monotonic()
-            figures = yield from part(replace(measured, samples=count) if count else measured)
+            figures = yield from part(measured, *count)
             path.write_text(json.dumps(figures | {"minutes": (time.monotonic() - began) / 60}))
         result[name] = json.loads(path.read_text())
         (folder / "evaluation.json").write_text(json.dumps(result, indent=1) + "\n")
@@ -98,14 +97,19 @@ def read(folder: Path) -> dict:
     return json.loads((folder / "evaluation.json").read_text())
 
 
-def bench(preset: Preset, *, assets: Path = models.ASSETS, samples: int = 10_000) -> Bench:
+def whole_batches(n: int) -> int:
+    """n, or the next number that is a whole number of batches."""
+    return -(-n // BATCH) * BATCH
+
+
+def bench(preset: Preset, *, assets: Path = models.ASSETS) -> Bench:
     """The shipped asset and the drawings of a preset."""
     images, labels = data.load(preset)
     model = models.load("portraits", assets=assets)
-    return Bench(model=model, folder=assets / "portraits", images=images, labels=labels, preset=preset, samples=samples)
+    return Bench(model=model, folder=assets / "portraits", images=images, labels=labels, preset=preset)
 
 
-def version(folder: Path, samples: int | None) -> str:
+def version(folder: Path, samples: int | None = None) -> str:
     """A name for what is measured: all files of the asset or, of the base model, on so many samples, all but rewards and LoRAs."""
     digests = json.loads((folder / "manifest.json").read_text())
     measured = {name: digest for name, digest in digests.items() if samples is None or not name.startswith(("loras/", "rewards/"))}
@@ -132,17 +136,17 @@ def instruments(bench: Bench) -> Part:
     }  # fmt: skip
 
 
-def prompts(bench: Bench) -> Part:
+def prompts(bench: Bench, samples: int) -> Part:
     """How often the classifier sees what a prompt names, for combinations that no training drawing has."""
     rng = torch.Generator().manual_seed(2_026)
     hits: dict[str, list[bool]] = {name: [] for name in ATTRIBUTES}
-    for start in range(0, bench.samples, BATCH):
+    for start in range(0, samples, BATCH):
         texts = [unseen_prompt(bench, rng) for _ in range(BATCH)]
         told = bench.model.attributes(draw(bench.model, texts, range(start, start + BATCH)))
         for row, text in enumerate(texts):
             for name, value in named_attributes(text).items():
                 hits[name].append(ATTRIBUTES[name][int(told[name][row].argmax())] == value)
-        yield {"step": start + BATCH, "steps": bench.samples}
+        yield {"step": start + BATCH, "steps": samples}
     return {name: [sum(h) / len(h), len(h)] for name, h in hits.items() if h}
 
 
@@ -168,16 +172,15 @@ def draw(model: models.Model, texts: list[str], seeds, *, steps: int = STEPS, gu
     return model.pipe(texts, num_inference_steps=steps, guidance_scale=guidance, generator=noise, output_type="pt").images
 
 
-def population(bench: Bench) -> Part:
+def population(bench: Bench, samples: int) -> Part:
     """Without a prompt: every attribute's distribution against the drawings', precision and recall against drawings."""
-    n = bench.samples
     features, told = [], []
-    for start in range(0, n, BATCH):
+    for start in range(0, samples, BATCH):
         f, p = bench.model.measure(draw(bench.model, [""] * BATCH, range(FIRST_SEED + start, FIRST_SEED + start + BATCH), guidance=1.0))
         features.append(f)
         told.append(p)
-        yield {"step": start + BATCH, "steps": n}
-    real = features_of(bench, bench.images[:n])
+        yield {"step": start + BATCH, "steps": samples}
+    real = features_of(bench, bench.images[:samples])
     variation = {}
     for column, name in enumerate(ATTRIBUTES):
         truth = torch.bincount(torch.as_tensor(bench.labels[:, column]).long(), minlength=len(ATTRIBUTES[name])) / len(bench.labels)
@@ -185,7 +188,7 @@ def population(bench: Bench) -> Part:
     precision, recall = precision_recall(real, torch.cat(features))
     return {
         "total variation": variation, "precision": precision, "recall": recall,
-        "Fréchet distance": frechet(real, torch.cat(features)), "samples": n,
+        "Fréchet distance": frechet(real, torch.cat(features)), "samples": samples,
     }  # fmt: skip
 
 
@@ -194,27 +197,28 @@ def features_of(bench: Bench, images: np.ndarray) -> Tensor:
     return torch.cat([bench.model.features(unit(images[i : i + 250])) for i in range(0, len(images), 250)])
 
 
-def solver(bench: Bench, name: str) -> Part:
+def solver(bench: Bench, samples: int, name: str) -> Part:
     """One of ``SOLVERS`` at all ``LENGTHS``, without guidance."""
-    return (yield from fidelity(bench, [(name, steps, 1.0) for steps in LENGTHS]))
+    return (yield from fidelity(bench, samples, [(name, steps, 1.0) for steps in LENGTHS]))
 
 
-def guidance(bench: Bench) -> Part:
+def with_guidance(bench: Bench, samples: int) -> Part:
     """The shipped solver with guidance, at the default number of steps and at the most."""
-    return (yield from fidelity(bench, [(next(iter(SOLVERS)), steps, g) for g in (2.0, 4.0, 7.0) for steps in (STEPS, LENGTHS[-1])]))
+    name, lengths = next(iter(SOLVERS)), (STEPS, LENGTHS[-1])
+    return (yield from fidelity(bench, samples, [(name, steps, scale) for scale in (2.0, 4.0, 7.0) for steps in lengths]))
 
 
-def fidelity(bench: Bench, plan: Sequence[tuple[str, int, float]]) -> Part:
+def fidelity(bench: Bench, samples: int, plan: Sequence[tuple[str, int, float]]) -> Part:
     """Fréchet distance to drawings for each (solver, steps, guidance), of the same noise under the same captions of held-out drawings."""
     rng = torch.Generator().manual_seed(7)
     rows = bench.labels[bench.held]
-    texts = [caption(decode(rows[i % len(rows)]), rng) for i in range(bench.samples)]
+    texts = [caption(decode(rows[i % len(rows)]), rng) for i in range(samples)]
     own, table = bench.model.pipe.scheduler, []
     try:
         for name, steps, scale in plan:
-            bench.model.pipe.scheduler = SOLVERS[name].from_config(own.config)
+            bench.model.pipe.scheduler = SOLVERS[name](own.config)
             parts = []
-            for i in range(0, bench.samples, BATCH):
+            for i in range(0, samples, BATCH):
                 drawn = draw(bench.model, texts[i : i + BATCH], range(i, i + BATCH), steps=steps, guidance=scale)
                 parts.append(bench.model.features(drawn))
             distance = frechet(bench.drawn, torch.cat(parts))
@@ -222,7 +226,7 @@ def fidelity(bench: Bench, plan: Sequence[tuple[str, int, float]]) -> Part:
             yield {"step": len(table), "steps": len(plan)}
     finally:
         bench.model.pipe.scheduler = own
-    return {"table": table, "samples": bench.samples}
+    return {"table": table, "samples": samples}
 
 
 def tuned(bench: Bench, reward: str) -> Part:
@@ -290,18 +294,13 @@ def measure(bench: Bench, reward: str, modes: Callable, pictures: Tensor) -> dic
     }
 
 
-PARTS: dict[str, Callable[[Bench], Part]] = {
-    "instruments": instruments,
-    "tuned on preference": partial(tuned, reward="preference"),
-    "tuned on vivid": partial(tuned, reward="vivid"),
-    "prompts": prompts,
-    "population": population,
-    **{f"solver {name}": partial(solver, name=name) for name in SOLVERS},
-    "guidance": guidance,
-}
-# Parts that read neither rewards nor LoRAs, and how many samples each draws when so many are asked for
-OF_THE_BASE: dict[str, Callable[[int], int]] = {
-    "prompts": lambda n: n,
-    "population": lambda n: n // 2,
-    **dict.fromkeys([*(f"solver {name}" for name in SOLVERS), "guidance"], lambda n: min(n, 400)),
+# Part -> the function that measures it and, if that reads the base model alone, how many samples it draws when so many are asked for
+PARTS: dict[str, tuple[Callable[..., Part], Callable[[int], int] | None]] = {
+    "instruments": (instruments, None),
+    "tuned on preference": (partial(tuned, reward="preference"), None),
+    "tuned on vivid": (partial(tuned, reward="vivid"), None),
+    "prompts": (prompts, lambda n: n),
+    "population": (population, lambda n: n // 2),
+    **{f"solver {name}": (partial(solver, name=name), lambda n: min(n, 400)) for name in SOLVERS},
+    "solver with guidance": (with_guidance, lambda n: min(n, 400)),
 }

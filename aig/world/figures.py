@@ -92,8 +92,8 @@ def curves(table: Sequence[Mapping], preset: Preset, reward: str, path: Path) ->
     left.plot(updates, [row["entropy"] for row in rows], "s--", color=COLOURS[5], label="entropy")
     left.set(xlabel="updates without KL", ylabel="reward (std of drawings); entropy (0 to 1)")
     left.legend(frameon=False)
-    for colour, name in zip(COLOURS[1:], card.FAMILIES, strict=True):  # from the page's colour of the tuned model on, so AIG has its own
-        points = card.family(table, name, reward)
+    for colour, name in zip(COLOURS[1:], card.METHODS, strict=True):  # from the page's colour of the tuned model on, so AIG has its own
+        points = card.by_strength(table, name, reward)
         right.plot([row[reward] for row in points], [row["entropy"] for row in points], "o-", color=colour, label=name, markersize=4)
     right.set(xlabel=reward, ylabel="entropy of attributes")
     right.legend(frameon=False)

@@ -182,10 +182,10 @@ def robustness(reward: Saturated, images, *, steps: int = 50) -> float:
 
 
 def steadiness(reward: Saturated, x: torch.Tensor, prompts: list[str], rng: torch.Generator) -> torch.Tensor:
-    """Mean squared change of the raw reward of pictures x (B, 3, H, W) under a short attack, over its variance among pictures
-    under one prompt: a reward that says less is no steadier, nor is one that tells prompts apart.
+    """Mean squared change of the raw reward of pictures x (B, 3, H, W) under a short attack, over its variance between a picture and
+    another under the same prompt: a reward that says less is no steadier, nor is one that tells prompts apart.
 
-    The attack starts at a random place within reach: always from the picture itself, training learns to fool a few large steps
+    The attack starts at a random place within reach: from the picture itself, the reward would learn to resist a few large steps
     and not the many small ones that matter (catastrophic overfitting, Wong et al., arXiv 2001.03994).
     """
     direction = (torch.randint(2, (len(x),), generator=rng) * 2.0 - 1).to(x.device)
@@ -196,7 +196,7 @@ def steadiness(reward: Saturated, x: torch.Tensor, prompts: list[str], rng: torc
     return (reward.raw(moved, prompts) - before).square().mean() / (variance + 1e-4)
 
 
-def told(predicted: torch.Tensor, drawn: Pairs) -> torch.Tensor:
+def attribute_loss(predicted: torch.Tensor, drawn: Pairs) -> torch.Tensor:
     """How badly predictions (2B, all values and amounts of finish) tell what pairs show: cross-entropy plus squared error."""
     *logits, amounts = predicted.split([*map(len, ATTRIBUTES.values()), len(SHARED_FINISH)], dim=1)
     wrong = [F.cross_entropy(values, drawn.labels[:, i].to(predicted.device)) for i, values in enumerate(logits)]
@@ -224,7 +224,7 @@ def train_one(preset: Preset, name: str, batch: int = 32) -> Iterator[dict[str, 
         votes = torch.rand(VOTERS, batch, generator=rng) < torch.sigmoid((u[0] - u[1]) / population.noise)
         share = votes.float().mean(0).to(device())
         seen = model.seen(x)
-        raw, telling_loss = model.judged(seen, drawn.prompts * 2).view(2, batch), told(telling(seen), drawn)
+        raw, telling_loss = model.judged(seen, drawn.prompts * 2).view(2, batch), attribute_loss(telling(seen), drawn)
         margin = raw[0] - raw[1]
         choice = F.binary_cross_entropy_with_logits(margin, share) + 1e-3 * raw.square().mean()
         terms = {"loss": choice + TELLING * telling_loss, "choice": choice, "telling": telling_loss}

@@ -42,15 +42,3 @@ def train(preset: Preset, batch: int = 64) -> Iterator[dict[str, float]]:
             torch.cat([model(unit(images[i : i + 250]).to(device()))[0] for i in range(0, min(5_000, len(images)), 250)]).mean(0)
         )
     save_file({k: v.contiguous() for k, v in model.state_dict().items()}, preset.work / "ruler.safetensors")
-
-
-@torch.no_grad()
-def accuracy(model: Ruler, images, labels) -> dict[str, float]:
-    """Share of right answers for each attribute on drawings (N, H, W, 3) uint8 with labels (N, attributes)."""
-    hits = {name: 0 for name in ATTRIBUTES}
-    for i in range(0, len(images), 250):
-        _, logits = model(unit(images[i : i + 250]).to(device()))
-        target = torch.as_tensor(labels[i : i + 250]).long().to(device())
-        for column, name in enumerate(ATTRIBUTES):
-            hits[name] += int((logits[name].argmax(1) == target[:, column]).sum())
-    return {name: count / len(images) for name, count in hits.items()}

@@ -19,18 +19,18 @@ ROWS = [
 ]
 
 
-def test_a_family_runs_from_the_base_to_the_model_tuned_without_kl_and_not_beyond():
-    assert [row["method"] for row in card.family(ROWS, "LoRA scale", "r")] == ["base", "LoRA scale 0.5", "KL 0"]
-    assert [row["method"] for row in card.family(ROWS, "KL", "r")] == ["base", "KL 1", "KL 0"]
+def test_a_method_runs_from_the_base_to_the_model_tuned_without_kl_and_not_beyond():
+    assert [row["method"] for row in card.by_strength(ROWS, "LoRA scale", "r")] == ["base", "LoRA scale 0.5", "KL 0"]
+    assert [row["method"] for row in card.by_strength(ROWS, "KL", "r")] == ["base", "KL 1", "KL 0"]
 
 
 def test_aig_is_compared_with_the_others_at_its_own_reward():
     inside, outside = card.at_equal_reward(ROWS, "r")
-    assert inside["method"] == "AIG power_2" and set(inside) == {"method", *card.FAMILIES} - {"AIG"}
-    assert inside["LoRA scale"] == pytest.approx(0.7 - 0.3)  # halfway between 0.4 at 2 and 0.2 at 4
-    assert inside["KL"] == pytest.approx(0.7 - (0.9 - 0.7 * 2 / 3))
-    assert inside["constant mix"] == pytest.approx(0.7 - 0.4)  # none was measured: the line from base to KL 0
-    assert math.isnan(outside["KL"])  # more reward than any of them has
+    assert inside["method"] == "AIG power_2" and len(inside) == len(card.METHODS)
+    assert inside["less LoRA scale"] == pytest.approx(0.7 - 0.3)  # halfway between 0.4 at 2 and 0.2 at 4
+    assert inside["less KL"] == pytest.approx(0.7 - (0.9 - 0.7 * 2 / 3))
+    assert inside["less constant mix"] == pytest.approx(0.7 - 0.4)  # none was measured: the line from base to KL 0
+    assert math.isnan(outside["less KL"])  # more reward than any of them has
 
 
 def test_what_a_method_keeps_is_a_share_of_what_tuning_won_and_lost():
