@@ -53,7 +53,7 @@ def made(preset: Preset, result: Mapping) -> list[str]:
         f"  as much; text encoder ({preset.text_layers} layers of {preset.text_width}) first taught to tell what a caption names, in {preset.text_steps:,} updates.",
         f"- Rewards: Bradley-Terry models of two simulated populations of annotators (`aig/world/preference.py`), {preset.reward_steps:,} updates each,",
         "  the proxy half as many more against attacks.",
-        f"- Tuning: DRaFT with the KL term on the last and {draft.EARLY} earlier step below noise level {draft.CLEAR:g}, LoRA rank {draft.RANK}, {preset.tuning_steps} updates of {draft.BATCH} prompts, on {' and '.join(preset.tuned_on)},",
+        f"- Tuning: DRaFT with the KL term on the last and {draft.EARLY} earlier step, LoRA rank {draft.RANK}, {preset.tuning_steps} updates of {draft.BATCH} prompts, on {' and '.join(preset.tuned_on)},",
         "  KL coefficients " + ", ".join(f"{kl:g}" for kl in preset.kl) + ".",
         f"- Seed {preset.seed}. Make it again: `python -m aig.world all --preset {preset.name}`.",
         *([f"- {preset.note}"] if preset.note else []),
