@@ -76,6 +76,8 @@ def measured(result: Mapping) -> list[str]:
     lines = [
         f"Autoencoder on held-out drawings: {instruments['autoencoder PSNR (dB)']:.2f} dB.",
         "",
+        "![The first held-out drawings, and below each its reconstruction, four times enlarged](figures/reconstructions.webp)",
+        "",
         f"Prompt following, {settings['samples']:,} samples, {settings['steps']} steps, guidance {settings['guidance']:g}; a prompt names each",
         f"attribute of a held-out drawing with probability {settings['named']:g}, in combinations that no training drawing has, and the",
         "classifier says what was drawn. Distribution: total variation of the samples without a prompt from the drawings.",

@@ -20,6 +20,7 @@ from aig.world.ruler import unit
 
 SEEDS = evaluate.TUNED_SEEDS[:12]
 CELL, GAP, LABEL = 96, 3, 180  # pixels; the world's pictures are enlarged
+ZOOMED = 6  # held-out drawings that are shown with their reconstructions
 
 
 def run(preset: Preset, *, assets: Path = models.ASSETS) -> Iterator[dict[str, float]]:
@@ -27,18 +28,28 @@ def run(preset: Preset, *, assets: Path = models.ASSETS) -> Iterator[dict[str, f
     bench = evaluate.bench(preset, assets=assets)
     folder = bench.folder / "figures"
     folder.mkdir(exist_ok=True)
-    steps = 1 + 2 * len(preset.tuned_on)
-    save(neighbours(bench), folder / "neighbours.webp")
+    steps = 2 + 2 * len(preset.tuned_on)
+    save(reconstructions(bench), folder / "reconstructions.webp", lossless=True)
     yield {"step": 1, "steps": steps}
+    save(neighbours(bench), folder / "neighbours.webp")
+    yield {"step": 2, "steps": steps}
     for i, reward in enumerate(preset.tuned_on):
         save(hacking(bench, reward), folder / f"hacking-{reward}.webp")
-        yield {"step": 2 + 2 * i, "steps": steps}
-        curves(evaluate.read(bench.folder)[f"tuned on {reward}"]["table"], preset, reward, folder / f"tradeoff-{reward}.svg")
         yield {"step": 3 + 2 * i, "steps": steps}
+        curves(evaluate.read(bench.folder)[f"tuned on {reward}"]["table"], preset, reward, folder / f"tradeoff-{reward}.svg")
+        yield {"step": 4 + 2 * i, "steps": steps}
 
 
-def save(sheet: Image.Image, path: Path) -> None:
-    sheet.save(path, "webp", quality=90, method=6)
+def save(sheet: Image.Image, path: Path, *, lossless: bool = False) -> None:
+    sheet.save(path, "webp", quality=90, method=6, lossless=lossless)
+
+
+@torch.no_grad()
+def reconstructions(bench: evaluate.Bench) -> Image.Image:
+    """The first held-out drawings and what the autoencoder makes of them, enlarged four times."""
+    drawn = unit(bench.images[bench.held][:ZOOMED])
+    made = bench.model.pipe.vae(drawn * 2 - 1).sample.div(2).add(0.5)
+    return sheet({"held-out drawing": drawn, "reconstruction": made}, cell=4 * bench.preset.size, resample=Image.Resampling.NEAREST)
 
 
 def neighbours(bench: evaluate.Bench) -> Image.Image:
@@ -62,16 +73,16 @@ def hacking(bench: evaluate.Bench, reward: str) -> Image.Image:
     return sheet(rows)
 
 
-def sheet(rows: Mapping[str, Tensor]) -> Image.Image:
-    """Labelled rows of pictures (N, 3, H, W) in [0, 1]."""
+def sheet(rows: Mapping[str, Tensor], *, cell: int = CELL, resample: Image.Resampling = Image.Resampling.LANCZOS) -> Image.Image:
+    """Labelled rows of pictures (N, 3, H, W) in [0, 1], each ``cell`` pixels wide."""
     across = max(len(pictures) for pictures in rows.values())
-    page = Image.new("RGB", (LABEL + across * (CELL + GAP), len(rows) * (CELL + GAP)), "white")
+    page = Image.new("RGB", (LABEL + across * (cell + GAP), len(rows) * (cell + GAP)), "white")
     pen, font = ImageDraw.Draw(page), ImageFont.load_default(18)
     for y, (label, pictures) in enumerate(rows.items()):
-        pen.text((8, y * (CELL + GAP) + CELL // 2), label, fill="#15181d", font=font, anchor="lm")
+        pen.text((8, y * (cell + GAP) + cell // 2), label, fill="#15181d", font=font, anchor="lm")
         for x, picture in enumerate(pictures):
             pixels = picture.clamp(0, 1).mul(255).round().byte().permute(1, 2, 0).numpy()
-            page.paste(Image.fromarray(pixels).resize((CELL, CELL), Image.Resampling.LANCZOS), (LABEL + x * (CELL + GAP), y * (CELL + GAP)))
+            page.paste(Image.fromarray(pixels).resize((cell, cell), resample), (LABEL + x * (cell + GAP), y * (cell + GAP)))
     return page
 
 

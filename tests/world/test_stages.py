@@ -125,7 +125,7 @@ def test_everything_is_measured_and_drawn(world, tmp_path, monkeypatch):
 
     pytest.importorskip("matplotlib", reason="all was measured, but figures need matplotlib")
     list(figures.run(world, assets=tmp_path))
-    for name in ("neighbours.webp", "hacking-preference.webp", "tradeoff-vivid.svg"):
+    for name in ("reconstructions.webp", "neighbours.webp", "hacking-preference.webp", "tradeoff-vivid.svg"):
         assert (folder / "figures" / name).stat().st_size > 1_000 and f"figures/{name}" in card
 
 
