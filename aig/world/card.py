@@ -140,7 +140,7 @@ def tuning(result: Mapping, reward: str) -> list[str]:
         "",
         *table(kept(result[f"tuned on {reward}"]["table"], reward)),
         "",
-        "Entropy of AIG less that of the others at the same reward, on straight lines between their rows from base to KL 0. (Where a",
+        "Entropy of AIG above that of the others at the same reward, on straight lines between their rows from base to KL 0. (Where a",
         "curve is bent outwards, lines between few rows run below it, which favours AIG.)",
         "",
         *table(at_equal_reward(result[f"tuned on {reward}"]["table"], reward)),
@@ -180,7 +180,7 @@ def at_equal_reward(rows: Sequence[Mapping], reward: str) -> list[dict]:
         return row["entropy"] - float(np.interp(row[reward], *lines[name], left=np.nan, right=np.nan))
 
     schedules = [row for row in rows if row["method"].startswith(METHODS["AIG"])]
-    return [{"method": row["method"]} | {f"less {name}": more(row, name) for name in METHODS if name != "AIG"} for row in schedules]
+    return [{"method": row["method"]} | {f"above {name}": more(row, name) for name in METHODS if name != "AIG"} for row in schedules]
 
 
 def table(rows: Sequence[Mapping[str, float | str]]) -> list[str]:

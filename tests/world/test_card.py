@@ -27,10 +27,10 @@ def test_a_method_runs_from_the_base_to_the_model_tuned_without_kl_and_not_beyon
 def test_aig_is_compared_with_the_others_at_its_own_reward():
     inside, outside = card.at_equal_reward(ROWS, "r")
     assert inside["method"] == "AIG power_2" and len(inside) == len(card.METHODS)
-    assert inside["less LoRA scale"] == pytest.approx(0.7 - 0.3)  # halfway between 0.4 at 2 and 0.2 at 4
-    assert inside["less KL"] == pytest.approx(0.7 - (0.9 - 0.7 * 2 / 3))
-    assert inside["less constant mix"] == pytest.approx(0.7 - 0.4)  # none was measured: the line from base to KL 0
-    assert math.isnan(outside["less KL"])  # more reward than any of them has
+    assert inside["above LoRA scale"] == pytest.approx(0.7 - 0.3)  # halfway between 0.4 at 2 and 0.2 at 4
+    assert inside["above KL"] == pytest.approx(0.7 - (0.9 - 0.7 * 2 / 3))
+    assert inside["above constant mix"] == pytest.approx(0.7 - 0.4)  # none was measured: the line from base to KL 0
+    assert math.isnan(outside["above KL"])  # more reward than any of them has
 
 
 def test_what_a_method_keeps_is_a_share_of_what_tuning_won_and_lost():
