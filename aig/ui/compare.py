@@ -129,7 +129,7 @@ def build(
 
     # Links and pictures: what the page is told goes through ``relay``.
     app.load(runs.opened, None, [stage, relay, *settings], **QUICK)
-    relay.submit(runs.dropped, relay, [relay, *settings], **QUICK)
+    relay.submit(runs.dropped, None, [relay, *settings], **QUICK)
     stage.submit(runs.picture, reached, relay, **QUICK | {"preprocess": True})
 
     def retuned(name: object, tuning: object) -> tuple[dict, dict]:

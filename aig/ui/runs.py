@@ -107,11 +107,10 @@ class Runs:
         judges = self._engine.facts(request.model).judges(request.tuning)
         return render.stage(views.idle(request, judges)), {"frames": []}, *self._updates(request)
 
-    def dropped(self, sent: object) -> tuple:
-        """For settings found in a picture: what to tell the page, and the settings."""
-        text = sent.get("restore") if isinstance(sent, dict) else None
+    def dropped(self, found: gr.EventData) -> tuple:
+        """For the settings found in a picture (``restore`` of the event): what to tell the page, and the settings."""
         try:
-            request = self._decoded(text)
+            request = self._decoded(getattr(found, "restore", None))
         except ValueError as problem:
             return {"bad": str(problem)}, *[gr.skip()] * len(FIELDS)
         return {"good": "The settings of the picture are restored. Press Run."}, *self._updates(request)

@@ -51,8 +51,7 @@ const read = async (file) => {
   if (file.size > HUGE) throw Error(`This file has ${Math.round(file.size / 1e6)} MB; pictures saved here are far smaller.`);
   const text = settings(new Uint8Array(await file.arrayBuffer()));
   if (!text) throw Error("This picture holds no settings of a run.");
-  props.value = { restore: text };
-  setTimeout(() => trigger("submit"));
+  trigger("submit", { restore: text }); // with the event: the value may be overwritten by what the page is told meanwhile
 };
 
 const carriesFiles = (event) => [...(event.dataTransfer?.types ?? [])].includes("Files");
