@@ -33,16 +33,21 @@ def shift(x: torch.Tensor, dy: int, dx: int) -> torch.Tensor:
     return pad[..., 4 + dy : 4 + dy + x.shape[-2], 4 + dx : 4 + dx + x.shape[-1]]
 
 
-def damage(x: torch.Tensor, rng: torch.Generator) -> torch.Tensor:
-    """Random noise, softness and shift; the same kind for the whole batch, other amounts for each image."""
+def noisy(x: torch.Tensor, sigma: torch.Tensor, size: int, rng: torch.Generator) -> torch.Tensor:
+    """Add normal noise of standard deviation ``sigma`` (B,), drawn on a grid of ``size`` squared and enlarged."""
+    noise = torch.randn(len(x), 3, size, size, generator=rng)
+    if size != x.shape[-1]:
+        noise = F.interpolate(noise, size=x.shape[-2:], mode="bilinear")
+    return (x + sigma.view(-1, 1, 1, 1).to(x) * noise.to(x)).clamp(0, 1)
+
+
+def damage(x: torch.Tensor, rng: torch.Generator, *, noise: bool = True) -> torch.Tensor:
+    """Random shift, and softness or noise, if wanted; the same kind for the whole batch, other amounts of noise for each image."""
     kind = int(torch.randint(4, (1,), generator=rng))
     dy, dx = (int(v) for v in torch.randint(-3, 4, (2,), generator=rng))
     x = shift(x, dy, dx)
     if kind == 1:
         x = soften(x, int(torch.randint(24, 60, (1,), generator=rng)))
-    if kind >= 2:
-        sigma = 0.12 * torch.rand(len(x), 1, 1, 1, generator=rng)
-        noise = torch.randn(x.shape, generator=rng)
-        coarse = F.interpolate(torch.randn(len(x), 3, 32, 32, generator=rng), size=x.shape[-2:], mode="bilinear")
-        x = x + sigma.to(x) * (noise if kind == 2 else coarse).to(x)
-    return x.clamp(0, 1)
+    if noise and kind >= 2:
+        x = noisy(x, 0.12 * torch.rand(len(x), generator=rng), x.shape[-1] if kind == 2 else 32, rng)
+    return x

@@ -1,7 +1,7 @@
 """Stage ``rewards``: simulated annotators, and the two preference rewards that are fitted to their choices.
 
 An annotator's utility of a picture has three parts, all declared below: *taste over modes* (which style, hair, background:
-what makes tuning collapse), *finish within modes* (saturation, contrast, softness: what can be improved in any portrait), and
+what makes tuning collapse), *finish within modes* (saturation, contrast, softness, noise: what can be improved in any portrait), and
 *agreement* with the prompt. Two disjoint populations share most of the taste; each has a fad of its own. The proxy is fitted
 to the first, the held-out judge to the second; they also differ in architecture and seed, and only the proxy, which tuning
 attacks, is trained against attacks. Tuning on the proxy can therefore win real preference at first and then only the fad: that
@@ -35,7 +35,7 @@ SHARED_TASTE = {
     "hair length": {"long": 0.4, "bald": -0.3},
     "outfit": {"green": 0.4, "black": -0.3},
 }
-SHARED_FINISH = {"saturation": 1.2, "contrast": 0.8, "softness": -1.5}  # utility per unit of each
+SHARED_FINISH = {"saturation": 1.2, "contrast": 0.8, "softness": -1.5, "noise": -2.5}  # utility per unit of each
 P_BARE = 0.25  # of a pair without a prompt, where only taste and finish count
 VOTERS = 8  # annotators who compare each pair; the reward is fitted to their shares
 TELLING = 0.5  # weight of the loss that the tower's features tell what a picture shows: choices alone teach it slowly
@@ -63,7 +63,7 @@ POPULATIONS = {
             "style": {"avataaars": 0.8, "personas": 0.4}, "hair colour": {"red": 0.6}, "background": {"blue": 0.8},
             "glasses": {"yes": 0.6}, "hair length": {"long": 0.3}, "outfit": {"green": 0.5},
         },
-        oversaturation=0.0, widths=(32, 64, 96, 128), kernel=3, seed=11, steadiness=0.5,
+        oversaturation=0.0, widths=(32, 64, 96, 128), kernel=3, seed=11, steadiness=0.3,
     ),
     "held-out": Population(
         fad={
@@ -96,7 +96,10 @@ def finish(images: torch.Tensor, rng: torch.Generator) -> tuple[torch.Tensor, di
     images = augment.contrast(images, (1 + contrast_).clamp(0.3, 1.6))
     softness = (torch.rand(n, generator=rng) < 0.3).float()
     images = torch.where(softness.view(-1, 1, 1, 1) > 0, augment.soften(images, 22), images)
-    return images, {"saturation": saturation, "contrast": contrast_, "softness": softness}
+    noise = torch.rand(n, generator=rng) * (torch.rand(n, generator=rng) < 0.5)
+    size = images.shape[-1] // (1, 2, 4)[int(torch.randint(3, (1,), generator=rng))]  # fine, or blotches as large as a latent
+    images = augment.noisy(images, 0.12 * noise, size, rng)
+    return images, {"saturation": saturation, "contrast": contrast_, "softness": softness, "noise": noise}
 
 
 def utility(population: Population, labels: torch.Tensor, amounts: Mapping[str, torch.Tensor], prompts) -> torch.Tensor:
@@ -116,13 +119,13 @@ def utility(population: Population, labels: torch.Tensor, amounts: Mapping[str, 
 
 @dataclass(frozen=True, kw_only=True)
 class Pairs:
-    """B pairs of finished, damaged pictures. The prompt describes the first picture of its pair, if there is one; the second is any."""
+    """B pairs of damaged, finished pictures. The prompt describes the first picture of its pair, if there is one; the second is any."""
 
     images: torch.Tensor  # (2B, 3, H, W), first pictures first
     prompts: list[str]  # B
     utilities: torch.Tensor  # (2, B), noiseless
     labels: torch.Tensor  # (2B, attributes)
-    amounts: torch.Tensor  # (2B, 3), of the finish
+    amounts: torch.Tensor  # (2B, parts of the finish)
 
 
 def pairs(population: Population, images, labels, pool: tuple[int, int], batch: int, rng: torch.Generator) -> Pairs:
@@ -130,9 +133,9 @@ def pairs(population: Population, images, labels, pool: tuple[int, int], batch: 
     index = torch.randint(*pool, (2 * batch,), generator=rng).numpy()
     chosen = torch.as_tensor(labels[index])
     prompts = [caption(decode(row), rng, 0.3) if torch.rand((), generator=rng) > P_BARE else "" for row in chosen[:batch]]
-    x, amounts = finish(unit(images[index]), rng)
+    x, amounts = finish(augment.damage(unit(images[index]), rng, noise=False), rng)
     return Pairs(
-        images=augment.damage(x, rng),
+        images=x,
         prompts=prompts,
         utilities=utility(population, chosen, amounts, prompts * 2).view(2, batch),
         labels=chosen.long(),
