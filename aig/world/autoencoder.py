@@ -112,6 +112,11 @@ def encode_all(vae: AutoencoderTiny, images, batch: int = 250) -> torch.Tensor:
     return torch.cat(parts).mul(vae.config.scaling_factor).half().cpu()
 
 
+def reconstructed(vae: AutoencoderTiny, x: torch.Tensor) -> torch.Tensor:
+    """Images (B, 3, H, W) in [0, 1], encoded and decoded again."""
+    return vae(x * 2 - 1).sample.div(2).add(0.5).clamp(0, 1)
+
+
 @torch.no_grad()
 def evaluate(vae: AutoencoderTiny, images) -> float:
     """PSNR in dB of the reconstruction of ``images`` (N, H, W, 3) uint8."""

@@ -16,6 +16,7 @@ from functools import partial
 from pathlib import Path
 
 import numpy as np
+import torch
 from PIL import Image
 
 from aig.world.portraits import draw_options, encode, sample_attributes
@@ -83,3 +84,13 @@ def load(preset: Preset) -> tuple[np.ndarray, np.ndarray]:
     if missing:
         raise FileNotFoundError(f"{preset.work} has no {missing[0]}; run: python -m aig.world data --preset {preset.name}")
     return np.load(preset.work / "images.npy"), np.load(preset.work / "labels.npy")
+
+
+def unit(images: np.ndarray) -> torch.Tensor:
+    """(B, H, W, 3) uint8 -> (B, 3, H, W) in [0, 1]."""
+    return torch.as_tensor(images).permute(0, 3, 1, 2).float().div(255)
+
+
+def batches(images: np.ndarray, size: int = 250) -> Iterator[torch.Tensor]:
+    """Drawings (N, H, W, 3) uint8 as images (B, 3, H, W) in [0, 1], so many at once."""
+    return (unit(images[i : i + size]) for i in range(0, len(images), size))

@@ -31,7 +31,7 @@ from aig.world.portraits import ATTRIBUTES, NONE, decode
 from aig.world.presets import Preset
 from aig.world.training import compiled, device, fit
 
-NOISE = (0.1, 50.0)  # of the first and the last timestep, in standard deviations per signal: sigma / alpha
+NOISE = (0.1, 200.0)  # of the first and the last timestep, in standard deviations per signal: sigma / alpha
 READING = 0.1  # weight of the reading loss beside the denoising loss
 SMALL = ("glasses", "beard", "hat", "mood", "hair length")  # a few pixels each, and their rarer values are rare
 SUBTLE = 3.0  # ratio of the loss's weight where the drawings' moods differ most to that where they do not
@@ -41,8 +41,8 @@ P_SMALL = 0.5  # of a drawing chosen for the value of one of these, which its ca
 def schedule() -> dict[str, object]:
     """Settings of a diffusers scheduler: v-prediction on the part of the cosine schedule (arXiv 2102.09672) within ``NOISE``.
 
-    A dozen sampling steps must all count. Noise below 0.1 changes no picture, and at 50 nothing is left of one (EDM starts at
-    80, arXiv 2206.00364). Between them the solver takes Karras noise levels: in equal timesteps the first step would leap over
+    A dozen sampling steps must all count. Noise below 0.1 changes no picture. At 200 nothing is left of one; at 50 (EDM starts at 80,
+    arXiv 2206.00364) a background, the same at every place, still shows, and sampling from noise alone got too few white ones. Between them the solver takes Karras noise levels: in equal timesteps the first step would leap over
     the levels that decide large areas, and most samples would get the same few backgrounds.
     """
     alphas = DDIMScheduler(beta_schedule="squaredcos_cap_v2").alphas_cumprod.double()

@@ -2,7 +2,6 @@
 
 Each part is a generator that yields progress and returns its figures; finished parts are kept in ``work/evaluation`` for
 exactly the files that they measure, so a killed evaluation resumes, and new LoRAs do not make the base model's figures old.
-All sampling goes through the stock pipeline call, but for AIG itself.
 """
 
 from __future__ import annotations
@@ -11,34 +10,26 @@ import hashlib
 import json
 import platform
 import time
-from collections.abc import Callable, Generator, Iterator, Mapping, Sequence
-from dataclasses import dataclass
-from functools import cached_property, partial
+from collections.abc import Callable, Iterator, Sequence
+from functools import partial
 from pathlib import Path
 
 import diffusers
-import numpy as np
 import torch
 from diffusers import DDIMScheduler, DPMSolverMultistepScheduler, EulerDiscreteScheduler, UniPCMultistepScheduler
-from torch import Tensor
 
 from aig import models
-from aig.adapters import fused
-from aig.diversity import attribute_entropy, distances, mean_pairwise, value_shares
-from aig.sampling import Column, sample
-from aig.schedules import parse, weights
-from aig.world import autoencoder, card, data, draft, preference
+from aig.diversity import value_shares
+from aig.world import autoencoder, card, data, preference, tradeoffs
+from aig.world.bench import GUIDANCE, STEPS, Bench, Part, draw, features_of, load
 from aig.world.captions import caption, named_attributes, sentence
 from aig.world.portraits import ATTRIBUTES, NONE, decode
 from aig.world.presets import Preset
-from aig.world.quality import covered, frechet, precision_recall, total_variation
-from aig.world.ruler import unit
+from aig.world.quality import frechet, precision_recall, total_variation
 
-BATCH, STEPS, GUIDANCE = 40, 12, 4.0
+BATCH = 40  # samples drawn at once
 FIRST_SEED = 50_000  # of the samples without a prompt
 P_NAMED = 0.5  # of each attribute in an evaluation prompt
-TUNED_SEEDS = tuple(range(1_000, 1_064))  # the same 64 people, without a prompt, for every tuned model
-SCALES = (0.25, 0.5, 0.75, 2.0, 4.0)  # of the LoRA that was tuned without KL; above 1 is what more tuning would lead to
 SOLVERS: dict[str, Callable] = {  # made from the shipped scheduler's settings
     "DPM-Solver++ 2M": DPMSolverMultistepScheduler.from_config,
     "UniPC": UniPCMultistepScheduler.from_config,
@@ -46,37 +37,16 @@ SOLVERS: dict[str, Callable] = {  # made from the shipped scheduler's settings
     "DDIM, equal timesteps": partial(DDIMScheduler.from_config, clip_sample=False),  # knows no Karras noise levels
 }
 LENGTHS = (8, 10, 12, 25, 50)  # steps that solvers are compared at
-Part = Generator[dict[str, float], None, dict]
-
-
-@dataclass(kw_only=True)
-class Bench:
-    """What every part measures with."""
-
-    model: models.Model
-    folder: Path  # of the asset
-    images: np.ndarray  # all drawings, the held-out ones last
-    labels: np.ndarray
-    preset: Preset
-
-    @property
-    def held(self) -> slice:
-        return slice(self.preset.drawings, None)
-
-    @cached_property
-    def drawn(self) -> Tensor:
-        """Features (N, D) of drawings, to compare samples with."""
-        return features_of(self, self.images[:5_000])
 
 
 def run(preset: Preset, *, assets: Path = models.ASSETS, samples: int = 10_000) -> Iterator[dict[str, float]]:
     """Measure everything and write ``evaluation.json`` and ``card.md`` into the asset folder, part by part; yields progress."""
-    measured, samples = bench(preset, assets=assets), whole_batches(samples)
-    folder = measured.folder
+    bench, samples = load(preset, assets=assets), whole_batches(samples)
+    folder = bench.folder
     kept = preset.work / "evaluation"
     kept.mkdir(exist_ok=True)
     result = {
-        "settings": {"samples": samples, "steps": STEPS, "guidance": GUIDANCE, "named": P_NAMED, "seeds": len(TUNED_SEEDS)},
+        "settings": {"samples": samples, "steps": STEPS, "guidance": GUIDANCE, "named": P_NAMED, "seeds": len(tradeoffs.SEEDS)},
         "machine": f"{platform.machine()}, {torch.get_num_threads()} threads, torch {torch.__version__}, diffusers {diffusers.__version__}",
         "training minutes": card.times(preset),
     }
@@ -85,7 +55,7 @@ def run(preset: Preset, *, assets: Path = models.ASSETS, samples: int = 10_000) 
         path = kept / f"{name}-{version(folder, *count)}.json"
         if not path.exists():
             began = time.monotonic()
-            figures = yield from part(measured, *count)
+            figures = yield from part(bench, *count)
             path.write_text(json.dumps(figures | {"minutes": (time.monotonic() - began) / 60}))
         result[name] = json.loads(path.read_text())
         (folder / "evaluation.json").write_text(json.dumps(result, indent=1) + "\n")
@@ -102,13 +72,6 @@ def whole_batches(n: int) -> int:
     return -(-n // BATCH) * BATCH
 
 
-def bench(preset: Preset, *, assets: Path = models.ASSETS) -> Bench:
-    """The shipped asset and the drawings of a preset."""
-    images, labels = data.load(preset)
-    model = models.load("portraits", assets=assets)
-    return Bench(model=model, folder=assets / "portraits", images=images, labels=labels, preset=preset)
-
-
 def version(folder: Path, samples: int | None = None) -> str:
     """A name for what is measured: all files of the asset or, of the base model, on so many samples, all but rewards and LoRAs."""
     digests = json.loads((folder / "manifest.json").read_text())
@@ -122,7 +85,7 @@ def instruments(bench: Bench) -> Part:
     yield {"step": 0, "steps": 3}
     psnr = autoencoder.evaluate(bench.model.pipe.vae, images)
     yield {"step": 1, "steps": 3}
-    probabilities = [bench.model.attributes(unit(images[i : i + 250])) for i in range(0, len(images), 250)]
+    probabilities = [bench.model.attributes(batch) for batch in data.batches(images)]
     right = {}
     for column, name in enumerate(ATTRIBUTES):
         told = torch.cat([p[name] for p in probabilities]).argmax(1)
@@ -166,12 +129,6 @@ def unseen_prompt(bench: Bench, rng: torch.Generator) -> str:
     raise ValueError("all combinations of attributes of the held-out drawings occur in training")
 
 
-def draw(model: models.Model, texts: list[str], seeds, *, steps: int = STEPS, guidance: float = GUIDANCE) -> Tensor:
-    """One image a prompt, (B, 3, H, W) in [0, 1], by the stock pipeline call."""
-    noise = [torch.Generator().manual_seed(seed) for seed in seeds]
-    return model.pipe(texts, num_inference_steps=steps, guidance_scale=guidance, generator=noise, output_type="pt").images
-
-
 def population(bench: Bench, samples: int) -> Part:
     """Without a prompt: every attribute's distribution against the drawings', precision and recall against drawings."""
     features, told = [], []
@@ -180,7 +137,7 @@ def population(bench: Bench, samples: int) -> Part:
         features.append(f)
         told.append(p)
         yield {"step": start + BATCH, "steps": samples}
-    real = features_of(bench, bench.images[:samples])
+    real = features_of(bench.model, bench.images[:samples])
     variation = {}
     for column, name in enumerate(ATTRIBUTES):
         truth = torch.bincount(torch.as_tensor(bench.labels[:, column]).long(), minlength=len(ATTRIBUTES[name])) / len(bench.labels)
@@ -190,11 +147,6 @@ def population(bench: Bench, samples: int) -> Part:
         "total variation": variation, "precision": precision, "recall": recall,
         "Fréchet distance": frechet(real, torch.cat(features)), "samples": samples,
     }  # fmt: skip
-
-
-def features_of(bench: Bench, images: np.ndarray) -> Tensor:
-    """Features (N, D) of drawings (N, H, W, 3) uint8."""
-    return torch.cat([bench.model.features(unit(images[i : i + 250])) for i in range(0, len(images), 250)])
 
 
 def solver(bench: Bench, samples: int, name: str) -> Part:
@@ -229,76 +181,11 @@ def fidelity(bench: Bench, samples: int, plan: Sequence[tuple[str, int, float]])
     return {"table": table, "samples": samples}
 
 
-def tuned(bench: Bench, reward: str) -> Part:
-    """What tuning on a reward did: every KL coefficient and checkpoint, LoRA scales and AIG on the run without KL."""
-    modes, table, plan = by_modes(bench, reward), [], methods(bench, reward)
-    for label, (denoiser, schedule) in plan.items():
-        table.append({"method": label, **measure(bench, reward, modes, pictures(bench, denoiser(), schedule, TUNED_SEEDS))})
-        yield {"step": len(table), "steps": len(plan)}
-    return {"table": table}
-
-
-def methods(bench: Bench, reward: str) -> dict[str, tuple[Callable[[], torch.nn.Module], str]]:
-    """What is compared: label -> the tuned denoiser, made when called, and the schedule that mixes it with the base."""
-    model, folder = bench.model, bench.folder / "loras"
-    twin = lambda kl, scale=1.0: partial(model.twin, reward, kl, scale)  # noqa: E731
-    last = twin(0.0)
-    checkpoints = {n: folder / f"{draft.name_of(reward, 0.0, n)}.safetensors" for n in bench.preset.checkpoints}
-    found: dict[str, tuple[Callable[[], torch.nn.Module], str]] = {"base": (last, "base")}
-    found |= {f"after {n} updates": (partial(fused, model.pipe.unet, path), "draft") for n, path in checkpoints.items()}
-    found |= {f"KL {kl:g}": (twin(kl), "draft") for kl in model.facts.tunings[reward]}
-    found |= {f"LoRA scale {scale:g}": (twin(0.0, scale), "draft") for scale in SCALES}
-    found |= {f"AIG {name}": (last, name) for name in ("linear", "power_2", "power_4", "step_0.6")}
-    found |= {f"constant {w:g}": (last, f"constant_{w:g}") for w in (0.25, 0.5, 0.75)}
-    return found
-
-
-def pictures(bench: Bench, denoiser: torch.nn.Module, schedule: str, seeds: tuple[int, ...]) -> Tensor:
-    """One image (N, 3, H, W) in [0, 1] a seed, without a prompt."""
-    column = Column(name="measured", weights=weights(parse(schedule), STEPS))
-    batches = [seeds[i : i + 16] for i in range(0, len(seeds), 16)]
-    runs = [sample(bench.model.pipe, [column], prompt="", seeds=batch, steps=STEPS, guidance=1.0, tuned=denoiser) for batch in batches]
-    return torch.cat([run.images[0] for run in runs])
-
-
-def by_modes(bench: Bench, reward: str) -> Callable[[Mapping[str, Tensor]], Tensor]:
-    """The part of a reward (B,) that attributes explain, from their probabilities: a linear fit over the drawings' rewards."""
-    images, labels = bench.images[:5_000], torch.as_tensor(bench.labels[:5_000]).long()
-    worth = torch.cat([rewarded(bench, reward, unit(images[i : i + 250])) for i in range(0, len(images), 250)])
-    shown = torch.cat([torch.nn.functional.one_hot(labels[:, i], len(v)) for i, v in enumerate(ATTRIBUTES.values())], 1).double()
-    fit = torch.linalg.lstsq(shown, worth.double().unsqueeze(1), driver="gelsd").solution
-    return lambda told: (torch.cat([told[name] for name in ATTRIBUTES], 1).double() @ fit).squeeze(1)
-
-
-@torch.no_grad()
-def rewarded(bench: Bench, reward: str, pictures: Tensor) -> Tensor:
-    """Rewards (B,) of pictures (B, 3, H, W) in [0, 1] without a prompt."""
-    return bench.model.rewards[reward](pictures, [""] * len(pictures)).float().cpu()
-
-
-def measure(bench: Bench, reward: str, modes: Callable, pictures: Tensor) -> dict[str, float]:
-    """Mean rewards, diversity, attribute entropy and fidelity of pictures that were drawn without a prompt."""
-    features, told = bench.model.measure(pictures)
-    proxy, explained = rewarded(bench, reward, pictures), modes(told).float()
-    entropies = {name: float(attribute_entropy(p)) for name, p in told.items()}
-    return {
-        reward: float(proxy.mean()),
-        "by modes": float(explained.mean()),
-        "within modes": float((proxy - explained).mean()),
-        "held-out": float(rewarded(bench, "held-out", pictures).mean()),
-        "diversity": float(mean_pairwise(distances(features))),
-        "entropy": sum(entropies.values()) / len(entropies),
-        "style entropy": entropies["style"],
-        "confidence": float(torch.stack([p.amax(1).mean() for p in told.values()]).mean()),
-        "precision": covered(features, bench.drawn),
-    }
-
-
 # Part -> the function that measures it and, if that reads the base model alone, how many samples it draws when so many are asked for
 PARTS: dict[str, tuple[Callable[..., Part], Callable[[int], int] | None]] = {
     "instruments": (instruments, None),
-    "tuned on preference": (partial(tuned, reward="preference"), None),
-    "tuned on vivid": (partial(tuned, reward="vivid"), None),
+    "tuned on preference": (partial(tradeoffs.tuned, reward="preference"), None),
+    "tuned on vivid": (partial(tradeoffs.tuned, reward="vivid"), None),
     "prompts": (prompts, lambda n: n),
     "population": (population, lambda n: n // 2),
     **{f"solver {name}": (partial(solver, name=name), lambda n: min(n, 400)) for name in SOLVERS},

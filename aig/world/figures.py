@@ -14,18 +14,20 @@ from torch import Tensor
 
 from aig import models
 from aig.export import COLOURS
-from aig.world import card, evaluate
+from aig.world import card, evaluate, tradeoffs
+from aig.world.autoencoder import reconstructed
+from aig.world.bench import Bench, draw, features_of, load
+from aig.world.data import unit
 from aig.world.presets import Preset
-from aig.world.ruler import unit
 
-SEEDS = evaluate.TUNED_SEEDS[:12]
+SEEDS = tradeoffs.SEEDS[:12]
 CELL, GAP, LABEL = 96, 3, 180  # pixels; the world's pictures are enlarged
 ZOOMED = 6  # held-out drawings that are shown with their reconstructions
 
 
 def run(preset: Preset, *, assets: Path = models.ASSETS) -> Iterator[dict[str, float]]:
     """Draw everything into ``figures`` of the asset folder, after ``evaluate``; yields progress."""
-    bench = evaluate.bench(preset, assets=assets)
+    bench = load(preset, assets=assets)
     folder = bench.folder / "figures"
     folder.mkdir(exist_ok=True)
     steps = 2 + 2 * len(preset.tuned_on)
@@ -45,31 +47,31 @@ def save(sheet: Image.Image, path: Path, *, lossless: bool = False) -> None:
 
 
 @torch.no_grad()
-def reconstructions(bench: evaluate.Bench) -> Image.Image:
+def reconstructions(bench: Bench) -> Image.Image:
     """The first held-out drawings and what the autoencoder makes of them, enlarged four times."""
     drawn = unit(bench.images[bench.held][:ZOOMED])
-    made = bench.model.pipe.vae(drawn * 2 - 1).sample.div(2).add(0.5)
+    made = reconstructed(bench.model.pipe.vae, drawn)
     return sheet({"held-out drawing": drawn, "reconstruction": made}, cell=4 * bench.preset.size, resample=Image.Resampling.NEAREST)
 
 
-def neighbours(bench: evaluate.Bench) -> Image.Image:
+def neighbours(bench: Bench) -> Image.Image:
     """Samples without a prompt, and below each the drawing of the training data whose features are nearest."""
     seeds = range(evaluate.FIRST_SEED, evaluate.FIRST_SEED + len(SEEDS))
-    drawn = evaluate.draw(bench.model, [""] * len(SEEDS), seeds, guidance=1.0)
+    drawn = draw(bench.model, [""] * len(SEEDS), seeds, guidance=1.0)
     trained = bench.images[: bench.preset.drawings]
-    nearest = torch.cdist(bench.model.features(drawn), evaluate.features_of(bench, trained)).argmin(1)
+    nearest = torch.cdist(bench.model.features(drawn), features_of(bench.model, trained)).argmin(1)
     return sheet({"sample": drawn, "nearest drawing": unit(trained[nearest.numpy()])})
 
 
-def hacking(bench: evaluate.Bench, reward: str) -> Image.Image:
+def hacking(bench: Bench, reward: str) -> Image.Image:
     """The same people at every stage of tuning without KL, beyond it, and with AIG."""
-    methods, rows = evaluate.methods(bench, reward), {}
+    methods, rows = tradeoffs.methods(bench, reward), {}
     wanted = ["base", *(f"after {n} updates" for n in bench.preset.checkpoints[1::2]), "KL 0", "LoRA scale 4"]
     for label in (*wanted, "KL 1", "LoRA scale 0.5", "AIG linear", "AIG power_2"):
         if label in methods:
             denoiser, schedule = methods[label]
             shown = f"after {bench.preset.tuning_steps} updates" if label == "KL 0" else label
-            rows[shown] = evaluate.pictures(bench, denoiser(), schedule, SEEDS)
+            rows[shown] = tradeoffs.pictures(bench, denoiser(), schedule, SEEDS)
     return sheet(rows)
 
 

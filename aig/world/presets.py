@@ -61,7 +61,7 @@ CPU = Preset(
     text_width=192,
     text_layers=2,
     text_steps=1_500,
-    denoiser_cycles=((6_000, 6e-4), (7_600, 3e-4), (13_000, 5e-4), (16_500, 4e-4)),
+    denoiser_cycles=((6_000, 6e-4), (7_600, 3e-4), (13_000, 5e-4), (16_500, 4e-4), (17_500, 3e-4)),
     denoiser_batch=32,
     note="The shipped weights took a longer way than this recipe. The denoiser's first 6,000 updates ran without the reading loss, its "
     "first 7,600 without balanced captions, its first 13,000 with uniform timesteps of the whole cosine schedule (then its time embedding "

@@ -16,11 +16,6 @@ from aig.world.presets import Preset
 from aig.world.training import device, fit
 
 
-def unit(images) -> torch.Tensor:
-    """(B, H, W, 3) uint8 -> (B, 3, H, W) in [0, 1]."""
-    return torch.as_tensor(images).permute(0, 3, 1, 2).float().div(255)
-
-
 def train(preset: Preset, batch: int = 64) -> Iterator[dict[str, float]]:
     """Train, resume and finally save to ``work/ruler.safetensors``."""
     images, labels = data.load(preset)
@@ -29,7 +24,7 @@ def train(preset: Preset, batch: int = 64) -> Iterator[dict[str, float]]:
 
     def loss(step: int, rng: torch.Generator) -> dict[str, torch.Tensor]:
         index = torch.randint(preset.drawings, (batch,), generator=rng).numpy()
-        _, logits = model(damage(unit(images[index]), rng).to(device()))
+        _, logits = model(damage(data.unit(images[index]), rng).to(device()))
         target = torch.as_tensor(labels[index]).long().to(device())
         terms = [F.cross_entropy(logits[name], target[:, i]) for i, name in enumerate(ATTRIBUTES)]
         right = torch.stack([(logits[name].argmax(1) == target[:, i]).float().mean() for i, name in enumerate(ATTRIBUTES)])
@@ -38,7 +33,5 @@ def train(preset: Preset, batch: int = 64) -> Iterator[dict[str, float]]:
     yield from fit(model, loss, cycles=((preset.ruler_steps, 3e-3),), folder=preset.work / "ruler", seed=preset.seed + 1)
     with torch.no_grad():
         model.mean.zero_()
-        model.mean.copy_(
-            torch.cat([model(unit(images[i : i + 250]).to(device()))[0] for i in range(0, min(5_000, len(images)), 250)]).mean(0)
-        )
+        model.mean.copy_(torch.cat([model(x.to(device()))[0] for x in data.batches(images[:5_000])]).mean(0))
     save_file({k: v.contiguous() for k, v in model.state_dict().items()}, preset.work / "ruler.safetensors")

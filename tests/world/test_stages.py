@@ -10,7 +10,7 @@ import pytest
 import torch
 from diffusers import AutoencoderTiny, DDIMScheduler, DPMSolverMultistepScheduler
 
-from aig.world import autoencoder, data, denoiser, draft, evaluate, figures, preference, presets, ruler, ship
+from aig.world import autoencoder, data, denoiser, draft, evaluate, figures, preference, presets, ruler, ship, tradeoffs
 from aig.world.portraits import ATTRIBUTES, encode, sample_attributes
 from aig.world.training import warm_cosine
 
@@ -100,8 +100,8 @@ def test_everything_is_measured_and_drawn(world, tmp_path, monkeypatch):
     list(ship.run(world, assets=tmp_path))
     seeds = range(4)
     for module, name, small in (
-        (evaluate, "BATCH", 8), (evaluate, "STEPS", 2), (evaluate, "LENGTHS", (2, 3)), (evaluate, "TUNED_SEEDS", tuple(seeds)),
-        (figures, "SEEDS", tuple(seeds)),
+        (evaluate, "BATCH", 8), (evaluate, "STEPS", 2), (tradeoffs, "STEPS", 2), (evaluate, "LENGTHS", (2, 3)),
+        (tradeoffs, "SEEDS", tuple(seeds)), (figures, "SEEDS", tuple(seeds)),
     ):  # fmt: skip
         monkeypatch.setattr(module, name, small)
     assert list(evaluate.run(world, assets=tmp_path, samples=16))
@@ -143,15 +143,26 @@ def test_steadiness_does_not_count_what_prompts_are_worth_by_themselves():
     assert plain > 0 and told(prompts, worth=1.0) == pytest.approx(plain, rel=1e-3)
 
 
+def test_annotators_see_how_much_noise_a_picture_has_and_dislike_it(world):
+    gray = torch.full((64, 3, 32, 32), 0.5)
+    finished, amounts = preference.finish(gray, torch.Generator().manual_seed(0))
+    seen = finished.std((1, 2, 3))
+    assert 0.3 < (amounts["noise"] == 0).float().mean() < 0.7 and seen[amounts["noise"] == 0].max() < 1e-3
+    assert torch.corrcoef(torch.stack([seen, amounts["noise"]]))[0, 1] > 0.95
+    labels = torch.as_tensor(data.load(world)[1][:2])
+    amounts = {name: torch.zeros(2) for name in preference.SHARED_FINISH} | {"noise": torch.tensor([0.0, 1.0])}
+    for population in preference.POPULATIONS.values():
+        clean, noisy = preference.utility(population, labels[:1].repeat(2, 1), amounts, [""] * 2)
+        assert noisy < clean
+
+
 def test_attacks_stay_in_reach_and_raise_the_reward(world):
     reward = preference.build("preference").eval()
     x = data.load(world)[0][:4]
-    start = ruler.unit(x)
-    up = preference.attacked(reward, start, [""] * 4, torch.ones(4), steps=5)
-    down = preference.attacked(reward, start, [""] * 4, -torch.ones(4), steps=5)
+    start = data.unit(x)
+    up = preference.attacked(reward, start, [""] * 4, steps=5)
     assert (up - start).abs().max() <= preference.REACH + 1e-6 and up.min() >= 0 and up.max() <= 1
-    raw = [reward.raw(images, [""] * 4) for images in (down, start, up)]
-    assert (raw[0] < raw[1]).all() and (raw[1] < raw[2]).all()
+    assert (reward.raw(start, [""] * 4) < reward.raw(up, [""] * 4)).all()
     assert preference.robustness(reward, x, steps=3) > 0
 
 

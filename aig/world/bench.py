@@ -1,0 +1,60 @@
+"""What every part of the evaluation measures with: the shipped asset, the drawings, and one way to draw samples.
+
+All sampling goes through the stock pipeline call, but for AIG itself.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Generator
+from dataclasses import dataclass
+from functools import cached_property
+from pathlib import Path
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from aig import models
+from aig.world import data
+from aig.world.presets import Preset
+
+STEPS, GUIDANCE = 12, 4.0
+Part = Generator[dict[str, float], None, dict]  # yields progress, returns figures
+
+
+@dataclass(kw_only=True)
+class Bench:
+    """What every part measures with."""
+
+    model: models.Model
+    folder: Path  # of the asset
+    images: np.ndarray  # all drawings, the held-out ones last
+    labels: np.ndarray
+    preset: Preset
+
+    @property
+    def held(self) -> slice:
+        return slice(self.preset.drawings, None)
+
+    @cached_property
+    def drawn(self) -> Tensor:
+        """Features (N, D) of drawings, to compare samples with."""
+        return features_of(self.model, self.images[:5_000])
+
+
+def load(preset: Preset, *, assets: Path = models.ASSETS) -> Bench:
+    """The shipped asset and the drawings of a preset."""
+    images, labels = data.load(preset)
+    model = models.load("portraits", assets=assets)
+    return Bench(model=model, folder=assets / "portraits", images=images, labels=labels, preset=preset)
+
+
+def features_of(model: models.Model, images: np.ndarray) -> Tensor:
+    """Features (N, D) of drawings (N, H, W, 3) uint8."""
+    return torch.cat([model.features(batch) for batch in data.batches(images)])
+
+
+def draw(model: models.Model, texts: list[str], seeds, *, steps: int = STEPS, guidance: float = GUIDANCE) -> Tensor:
+    """One image a prompt, (B, 3, H, W) in [0, 1], by the stock pipeline call."""
+    noise = [torch.Generator().manual_seed(seed) for seed in seeds]
+    return model.pipe(texts, num_inference_steps=steps, guidance_scale=guidance, generator=noise, output_type="pt").images
