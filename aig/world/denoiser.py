@@ -41,9 +41,10 @@ P_SMALL = 0.5  # of a drawing chosen for the value of one of these, which its ca
 def schedule() -> dict[str, object]:
     """Settings of a diffusers scheduler: v-prediction on the part of the cosine schedule (arXiv 2102.09672) within ``NOISE``.
 
-    A dozen sampling steps must all count. Noise below 0.1 changes no picture. At 200 nothing is left of one; at 50 (EDM starts at 80,
-    arXiv 2206.00364) a background, the same at every place, still shows, and sampling from noise alone got too few white ones. Between them the solver takes Karras noise levels: in equal timesteps the first step would leap over
-    the levels that decide large areas, and most samples would get the same few backgrounds.
+    A dozen sampling steps must all count. Noise below 0.1 changes no picture. At 200 nothing is left of one; at 50 (EDM starts at
+    80, arXiv 2206.00364) a background, the same at every place, still shows, and samples, which start as noise alone, were too seldom
+    white. Between them the solver takes Karras noise levels: in equal timesteps the first step would leap over the levels that decide
+    large areas, and most samples would get the same few backgrounds.
     """
     alphas = DDIMScheduler(beta_schedule="squaredcos_cap_v2").alphas_cumprod.double()
     noise = (1 / alphas - 1).sqrt()

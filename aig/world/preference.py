@@ -189,10 +189,11 @@ def steadiness(reward: Saturated, x: torch.Tensor, prompts: list[str], rng: torc
     Only rises count, as tuning only raises the reward: one that must not fall either would have to overlook noise.
 
     The attack starts at a random place within reach: from the picture itself, the reward would learn to resist a few large steps
-    and not the many small ones that matter (catastrophic overfitting, Wong et al., arXiv 2001.03994).
+    and not the many small ones that matter (catastrophic overfitting, Wong et al., arXiv 2001.03994). From as far as reach goes it
+    would learn to see noise in every start, which no step makes good; so pictures start at random shares of it.
     """
-    start = REACH * (2 * torch.rand(x.shape, generator=rng) - 1).to(x.device)
-    moved = attacked(reward, x, prompts, steps=3, start=start)
+    start = REACH * (torch.rand(len(x), 1, 1, 1, generator=rng) * (2 * torch.rand(x.shape, generator=rng) - 1)).to(x.device)
+    moved = attacked(reward, x, prompts, steps=6, start=start)
     before, another = reward.raw(x, prompts), reward.raw(x.roll(1, 0), prompts)
     variance = (before - another).square().mean() / 2
     return (reward.raw(moved, prompts) - before).clamp(min=0).square().mean() / (variance + 1e-4)
