@@ -52,7 +52,7 @@ def made(preset: Preset, result: Mapping) -> list[str]:
         f"  {preset.denoiser_batch} drawings, half of them at the noise levels that sampling takes, places where moods differ weighing up to {denoiser.SUBTLE:g} times",
         f"  as much; text encoder ({preset.text_layers} layers of {preset.text_width}) first taught to tell what a caption names, in {preset.text_steps:,} updates.",
         f"- Rewards: Bradley-Terry models of two simulated populations of annotators (`aig/world/preference.py`), {preset.reward_steps:,} updates each,",
-        "  the proxy half as many more against attacks.",
+        "  the proxy as many more against attacks.",
         f"- Tuning: DRaFT with the KL term on the last and {draft.EARLY} earlier step, LoRA rank {draft.RANK}, {preset.tuning_steps} updates of {draft.BATCH} prompts, on {' and '.join(preset.tuned_on)},",
         "  KL coefficients " + ", ".join(f"{kl:g}" for kl in preset.kl) + ".",
         f"- Seed {preset.seed}. Make it again: `python -m aig.world all --preset {preset.name}`.",

@@ -161,14 +161,14 @@ def build(name: str) -> Saturated:
     return PreferenceReward(known_words(), population.widths, population.kernel)
 
 
-def attacked(reward: Saturated, images: torch.Tensor, prompts, *, steps: int, start: torch.Tensor | float = 0.0) -> torch.Tensor:
+def attacked(reward: Saturated, images: torch.Tensor, prompts, *, steps: int, stride: float) -> torch.Tensor:
     """Images (B, 3, H, W) in [0, 1] whose raw reward ``steps`` of projected gradient ascent raised, every pixel value within
-    ``REACH`` (Madry et al., arXiv 1706.06083), from images + ``start`` on."""
-    stride, moved = 2.5 * REACH / steps, (images + start).clamp(0, 1)
+    ``REACH`` and by ``stride`` times that in a step (Madry et al., arXiv 1706.06083)."""
+    moved = images
     for _ in range(steps):
         moved = moved.detach().requires_grad_(True)
         (slope,) = torch.autograd.grad(reward.raw(moved, prompts).sum(), moved)
-        moved = (images + (moved.detach() + stride * slope.sign() - images).clamp(-REACH, REACH)).clamp(0, 1)
+        moved = (images + (moved.detach() + stride * REACH * slope.sign() - images).clamp(-REACH, REACH)).clamp(0, 1)
     return moved.detach()
 
 
@@ -177,7 +177,7 @@ def robustness(reward: Saturated, images, *, steps: int = 50) -> float:
     x, prompts = data.unit(images).to(device()), [""] * len(images)
     with torch.no_grad():
         before = reward(x, prompts)
-    moved = attacked(reward, x, prompts, steps=steps)
+    moved = attacked(reward, x, prompts, steps=steps, stride=2.5 / steps)
     with torch.no_grad():
         return float((reward(moved, prompts) - before).mean() / before.std())
 
@@ -188,12 +188,10 @@ def steadiness(reward: Saturated, x: torch.Tensor, prompts: list[str], rng: torc
 
     Only rises count, as tuning only raises the reward: one that must not fall either would have to overlook noise.
 
-    The attack starts at a random place within reach: from the picture itself, the reward would learn to resist a few large steps
-    and not the many small ones that matter (catastrophic overfitting, Wong et al., arXiv 2001.03994). From as far as reach goes it
-    would learn to see noise in every start, which no step makes good; so pictures start at random shares of it.
+    The attack takes steps of a random size, small ones too: against large ones alone, the reward would learn to see noise in them
+    and not to resist the many small ones that matter (a kind of catastrophic overfitting, Wong et al., arXiv 2001.03994).
     """
-    start = REACH * (torch.rand(len(x), 1, 1, 1, generator=rng) * (2 * torch.rand(x.shape, generator=rng) - 1)).to(x.device)
-    moved = attacked(reward, x, prompts, steps=6, start=start)
+    moved = attacked(reward, x, prompts, steps=6, stride=0.05 + 0.25 * float(torch.rand((), generator=rng)))
     before, another = reward.raw(x, prompts), reward.raw(x.roll(1, 0), prompts)
     variance = (before - another).square().mean() / 2
     return (reward.raw(moved, prompts) - before).clamp(min=0).square().mean() / (variance + 1e-4)
@@ -240,7 +238,7 @@ def train_one(preset: Preset, name: str, batch: int = 32) -> Iterator[dict[str, 
 
     folder = preset.work / f"reward-{name}"
     both = nn.ModuleList([model, telling])
-    cycles = [(preset.reward_steps, 2e-3)] + [(preset.reward_steps * 3 // 2, 5e-4)] * (population.steadiness > 0)
+    cycles = [(preset.reward_steps, 2e-3)] + [(preset.reward_steps * 2, 5e-4)] * (population.steadiness > 0)
     yield from fit(both, loss, cycles=tuple(cycles), folder=folder, seed=population.seed, weight_decay=0.05)
     save(model, preset, name)
 

@@ -68,8 +68,8 @@ CPU = Preset(
     "was turned onto the part in use, which is exact: sines and cosines of sums) and all places weighing the same, on drawings whose moods "
     "were harder to see, like the text encoder's first phase and the autoencoder's; 3,500 updates from there on drew each kind of timestep "
     "from every other of 32 equal parts only; its first 16,500 knew no noise above 50, with 12% of captions empty for 20%. "
-    "The proxy's updates against attacks ran twice, first against ones that start anywhere within reach. The autoencoder's first phase "
-    "weighed L2 by 4, with latent noise 0.03, and its decoder had 32 channels and blocks (4, 1, 1).",
+    "The proxy's updates against attacks were 1,200 in three cycles, the first 400 of them against three large steps from anywhere. "
+    "The autoencoder's first phase weighed L2 by 4, with latent noise 0.03, and its decoder had 32 channels and blocks (4, 1, 1).",
     ruler_steps=2_200,
     reward_steps=800,
     tuning_steps=44,

@@ -160,7 +160,7 @@ def test_attacks_stay_in_reach_and_raise_the_reward(world):
     reward = preference.build("preference").eval()
     x = data.load(world)[0][:4]
     start = data.unit(x)
-    up = preference.attacked(reward, start, [""] * 4, steps=5)
+    up = preference.attacked(reward, start, [""] * 4, steps=5, stride=0.5)
     assert (up - start).abs().max() <= preference.REACH + 1e-6 and up.min() >= 0 and up.max() <= 1
     assert (reward.raw(start, [""] * 4) < reward.raw(up, [""] * 4)).all()
     assert preference.robustness(reward, x, steps=3) > 0
