@@ -72,7 +72,7 @@ CPU = Preset(
     "The autoencoder's first phase weighed L2 by 4, with latent noise 0.03, and its decoder had 32 channels and blocks (4, 1, 1).",
     ruler_steps=2_200,
     reward_steps=800,
-    tuning_steps=44,
+    tuning_steps=48,
     kl=(0.0, 0.1, 0.3, 1.0, 3.0, 10.0),
     checkpoints=(8, 12, 16, 20, 28, 36),
 )
