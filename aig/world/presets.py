@@ -1,4 +1,4 @@
-"""Settings of the embedded world: ``cpu`` trains in about eight hours on two cores; ``gpu`` wants a CUDA GPU."""
+"""Settings of the embedded world: ``cpu`` trains in about ten hours on two cores; ``gpu`` wants a CUDA GPU."""
 
 from __future__ import annotations
 
