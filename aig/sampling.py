@@ -225,8 +225,6 @@ def watched(
     @functools.wraps(step)  # the pipeline looks at the signature to know whether to pass generators
     def seen(model_output: Tensor, timestep: Tensor, sample: Tensor, **options):
         see(model_output, timestep, sample)
-        if getattr(pipe.scheduler, "step_index", 0) is None and hasattr(pipe.scheduler, "set_begin_index"):
-            pipe.scheduler.set_begin_index(0)  # it would begin with the second of two steps that round to the first timestep
         return step(model_output, timestep, sample, **({"generator": generators} if draws else {}) | options)
 
     pipe.scheduler.step = seen

@@ -23,7 +23,7 @@ STAGES = {
 }
 
 
-def run(stage: str, preset, **settings: int) -> None:
+def run(stage: str, preset, **settings: int | str) -> None:
     """Run one stage with a progress bar; a finished stage returns at once."""
     module, function = STAGES[stage]
     generator = getattr(importlib.import_module(f"aig.world.{module}"), function)(preset, **settings)
@@ -40,10 +40,11 @@ def main() -> None:
     parser = argparse.ArgumentParser(prog="python -m aig.world", description=__doc__)
     parser.add_argument("stage", choices=[*STAGES, "all"])
     parser.add_argument("--preset", choices=list(PRESETS), default="cpu")
+    parser.add_argument("--part", default="", help="of evaluate: measure this one alone and keep it for a run without --part")
     parser.add_argument("--samples", type=int, default=10_000, help="that evaluate draws for the prompts (default: 10000)")
     arguments = parser.parse_args()
     for stage in STAGES if arguments.stage == "all" else [arguments.stage]:
-        run(stage, PRESETS[arguments.preset], **({"samples": arguments.samples} if stage == "evaluate" else {}))
+        run(stage, PRESETS[arguments.preset], **({"samples": arguments.samples, "part": arguments.part} if stage == "evaluate" else {}))
 
 
 if __name__ == "__main__":

@@ -25,8 +25,9 @@ def render(preset: Preset, result: Mapping) -> str:
     """The card as Markdown; of parts that were not measured for these files it says so."""
     parts = [made(preset, result), measured(result)]
     parts += [tuning(result, reward) if f"tuned on {reward}" in result else missing(f"Tuning on {reward}") for reward in preset.tuned_on]
-    minutes = sum(part["minutes"] for part in result.values() if isinstance(part, dict) and "minutes" in part)
-    parts.append([f"Machine of the evaluation: {result['machine']}; it took {minutes:.0f} minutes."])
+    measured_parts = [part for part in result.values() if isinstance(part, Mapping) and "minutes" in part]
+    minutes, threads = sum(part["minutes"] for part in measured_parts), sorted({part["threads"] for part in measured_parts})
+    parts.append([f"Machine of the evaluation: {result['machine']}; its parts took {minutes:.0f} minutes (threads: {' or '.join(map(str, threads))})."])
     return "\n".join(line for part in parts for line in (*part, ""))
 
 
@@ -115,17 +116,21 @@ def population(found: Mapping) -> list[str]:
 
 
 def solvers(parts: Sequence[Mapping]) -> list[str]:
-    """Fréchet distances by solver, guidance (lines) and steps (columns)."""
-    rows = [row for part in parts for row in part["table"]]
-    lines: dict[tuple[str, float], dict[int, float]] = {}
-    for row in rows:
-        lines.setdefault((row["solver"], row["guidance"]), {})[row["steps"]] = row["Fréchet distance"]
-    steps = sorted({row["steps"] for row in rows})
+    """Fréchet distances by solver, guidance, samples (lines) and steps (columns)."""
+    lines: dict[tuple[str, float, int], dict[int, float]] = {}
+    for part in parts:
+        for row in part["table"]:
+            lines.setdefault((row["solver"], row["guidance"], part["samples"]), {})[row["steps"]] = row["Fréchet distance"]
+    steps = sorted({n for line in lines.values() for n in line})
+    rows = [
+        {"solver": name, "guidance": scale, "samples": f"{samples:,}"} | {f"{n} steps": line.get(n, "") for n in steps}
+        for (name, scale, samples), line in lines.items()
+    ]
     return [
-        f"Fréchet distance to 5,000 drawings by steps, of the same {parts[0]['samples']:,} noises under the same held-out captions (so few samples",
-        "overstate every distance):",
+        "Fréchet distance to 5,000 drawings by steps, always of the same noises under the same held-out captions (few samples overstate",
+        "every distance):",
         "",
-        *table([{"solver": name, "guidance": scale} | {f"{n} steps": line.get(n, "") for n in steps} for (name, scale), line in lines.items()]),
+        *table(rows),
     ]
 
 

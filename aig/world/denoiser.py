@@ -11,6 +11,8 @@ from __future__ import annotations
 
 import warnings
 from collections.abc import Iterator
+from itertools import pairwise
+from math import log
 
 import numpy as np
 import torch
@@ -31,7 +33,8 @@ from aig.world.portraits import ATTRIBUTES, NONE, decode
 from aig.world.presets import Preset
 from aig.world.training import compiled, device, fit
 
-NOISE = (0.1, 200.0)  # of the first and the last timestep, in standard deviations per signal: sigma / alpha
+NOISE = (0.1, 200.0)  # bounds of the timesteps' noise levels, in standard deviations per signal: sigma / alpha
+APART = 1.05  # the largest ratio of a noise level to the one before
 READING = 0.1  # weight of the reading loss beside the denoising loss
 SMALL = ("glasses", "beard", "hat", "mood", "hair length")  # a few pixels each, and their rarer values are rare
 SUBTLE = 3.0  # ratio of the loss's weight where the drawings' moods differ most to that where they do not
@@ -44,11 +47,14 @@ def schedule() -> dict[str, object]:
     A dozen sampling steps must all count. Noise below 0.1 changes no picture. At 200 nothing is left of one; at 50 (EDM starts at
     80, arXiv 2206.00364) a background, the same at every place, still shows, and samples, which start as noise alone, were too seldom
     white. Between them the solver takes Karras noise levels: in equal timesteps the first step would leap over the levels that decide
-    large areas, and most samples would get the same few backgrounds.
+    large areas, and most samples would get the same few backgrounds. The cosine schedule's last timesteps lie further apart than the
+    first of a hundred such levels, of which stock solvers cannot tell two in one timestep; there the levels rise by ``APART`` instead.
     """
     alphas = DDIMScheduler(beta_schedule="squaredcos_cap_v2").alphas_cumprod.double()
-    noise = (1 / alphas - 1).sqrt()
-    kept = alphas[(noise >= NOISE[0]) & (noise <= NOISE[1])]
+    levels = [level for level in (1 / alphas - 1).sqrt().tolist() if level >= NOISE[0]]
+    near = 1 + next(i for i, (low, high) in enumerate(pairwise(levels)) if high > APART * low)
+    tail = [levels[near - 1] * APART**k for k in range(1, 1 + int(log(NOISE[1] / levels[near - 1], APART)))]
+    kept = 1 / (1 + torch.tensor(levels[:near] + tail).double() ** 2)
     betas = 1 - kept / torch.cat([torch.ones(1), kept[:-1]])
     return {
         "num_train_timesteps": len(betas), "trained_betas": [round(beta, 9) for beta in betas.tolist()],
@@ -154,7 +160,7 @@ def train(preset: Preset) -> Iterator[dict[str, float]]:
         error, reading = (v - target).square(), reader(text, texts)
         return {"loss": (error * weight).mean() + READING * reading, "mse": error.mean(), "reading": reading}
 
-    yield from fit(model, loss, cycles=preset.denoiser_cycles, folder=preset.work / "denoiser", seed=preset.seed)
+    yield from fit(model, loss, cycles=preset.denoiser_cycles, folder=preset.work / "denoiser", seed=preset.seed, ema=0.998)
     pipeline(model, vae).save_pretrained(preset.work / "pipeline")
 
 

@@ -36,30 +36,41 @@ SOLVERS: dict[str, Callable] = {  # made from the shipped scheduler's settings
     "Euler": EulerDiscreteScheduler.from_config,
     "DDIM, equal timesteps": partial(DDIMScheduler.from_config, clip_sample=False),  # knows no Karras noise levels
 }
+SHIPPED = next(iter(SOLVERS))
 LENGTHS = (8, 10, 12, 25, 50)  # steps that solvers are compared at
+IN_QUESTION = (10, 12, 50)  # are ten or twelve steps as good as fifty?
 
 
-def run(preset: Preset, *, assets: Path = models.ASSETS, samples: int = 10_000) -> Iterator[dict[str, float]]:
-    """Measure everything and write ``evaluation.json`` and ``card.md`` into the asset folder, part by part; yields progress."""
+def run(preset: Preset, *, assets: Path = models.ASSETS, samples: int = 10_000, part: str = "") -> Iterator[dict[str, float]]:
+    """Measure everything and write ``evaluation.json`` and ``card.md`` into the asset folder, part by part; yields progress.
+
+    part: measure this one of ``PARTS`` alone and only keep it for a later run, so that two processes can share the work.
+    Raises ValueError for an unknown part.
+    """
+    if part and part not in PARTS:
+        raise ValueError(f"Unknown part {part!r}; choose one of: {', '.join(PARTS)}.")
     bench, samples = load(preset, assets=assets), whole_batches(samples)
     folder = bench.folder
     kept = preset.work / "evaluation"
     kept.mkdir(exist_ok=True)
     result = {
         "settings": {"samples": samples, "steps": STEPS, "guidance": GUIDANCE, "named": P_NAMED, "seeds": len(tradeoffs.SEEDS)},
-        "machine": f"{platform.machine()}, {torch.get_num_threads()} threads, torch {torch.__version__}, diffusers {diffusers.__version__}",
+        "machine": f"{platform.machine()}, torch {torch.__version__}, diffusers {diffusers.__version__}",
         "training minutes": card.times(preset),
     }
-    for name, (part, draws) in PARTS.items():
+    for name in [part] if part else PARTS:
+        measured, draws = PARTS[name]
         count = () if draws is None else (whole_batches(draws(samples)),)
         path = kept / f"{name}-{version(folder, *count)}.json"
         if not path.exists():
             began = time.monotonic()
-            figures = yield from part(bench, *count)
-            path.write_text(json.dumps(figures | {"minutes": (time.monotonic() - began) / 60}))
+            figures = yield from measured(bench, *count)
+            figures |= {"minutes": (time.monotonic() - began) / 60, "threads": torch.get_num_threads()}
+            path.write_text(json.dumps(figures))
         result[name] = json.loads(path.read_text())
-        (folder / "evaluation.json").write_text(json.dumps(result, indent=1) + "\n")
-        (folder / "card.md").write_text(card.render(preset, result))
+        if not part:
+            (folder / "evaluation.json").write_text(json.dumps(result, indent=1) + "\n")
+            (folder / "card.md").write_text(card.render(preset, result))
 
 
 def read(folder: Path) -> dict:
@@ -154,10 +165,15 @@ def solver(bench: Bench, samples: int, name: str) -> Part:
     return (yield from fidelity(bench, samples, [(name, steps, 1.0) for steps in LENGTHS]))
 
 
+def closer(bench: Bench, samples: int) -> Part:
+    """The shipped solver without guidance at the lengths that are in question."""
+    return (yield from fidelity(bench, samples, [(SHIPPED, steps, 1.0) for steps in IN_QUESTION]))
+
+
 def with_guidance(bench: Bench, samples: int) -> Part:
-    """The shipped solver with guidance, at the default number of steps and at the most."""
-    name, lengths = next(iter(SOLVERS)), (STEPS, LENGTHS[-1])
-    return (yield from fidelity(bench, samples, [(name, steps, scale) for scale in (2.0, 4.0, 7.0) for steps in lengths]))
+    """The shipped solver under guidance: around the default, and at the default also with the most steps."""
+    plan = [(STEPS, 2.0), (STEPS, GUIDANCE), (LENGTHS[-1], GUIDANCE), (STEPS, 7.0)]
+    return (yield from fidelity(bench, samples, [(SHIPPED, steps, scale) for steps, scale in plan]))
 
 
 def fidelity(bench: Bench, samples: int, plan: Sequence[tuple[str, int, float]]) -> Part:
@@ -189,5 +205,6 @@ PARTS: dict[str, tuple[Callable[..., Part], Callable[[int], int] | None]] = {
     "prompts": (prompts, lambda n: n),
     "population": (population, lambda n: n // 2),
     **{f"solver {name}": (partial(solver, name=name), lambda n: min(n, 400)) for name in SOLVERS},
+    "solver on more samples": (closer, lambda n: min(n, 1_000)),
     "solver with guidance": (with_guidance, lambda n: min(n, 400)),
 }

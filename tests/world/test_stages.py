@@ -100,17 +100,24 @@ def test_everything_is_measured_and_drawn(world, tmp_path, monkeypatch):
     list(ship.run(world, assets=tmp_path))
     seeds = range(4)
     for module, name, small in (
-        (evaluate, "BATCH", 8), (evaluate, "STEPS", 2), (tradeoffs, "STEPS", 2), (evaluate, "LENGTHS", (2, 3)),
+        (evaluate, "BATCH", 8), (evaluate, "STEPS", 2), (tradeoffs, "STEPS", 2), (evaluate, "LENGTHS", (2, 3)), (evaluate, "IN_QUESTION", (3,)),
         (tradeoffs, "SEEDS", tuple(seeds)), (figures, "SEEDS", tuple(seeds)),
     ):  # fmt: skip
         monkeypatch.setattr(module, name, small)
-    assert list(evaluate.run(world, assets=tmp_path, samples=16))
     folder = tmp_path / "portraits"
+    assert list(evaluate.run(world, assets=tmp_path, samples=16, part="population")) and not (folder / "card.md").exists()
+    with pytest.raises(ValueError, match="part 'moods'; choose one of: instruments"):
+        next(evaluate.run(world, assets=tmp_path, part="moods"))
+    (alone,) = (world.work / "evaluation").iterdir()
+    assert alone.name.startswith("population-")
+    alone.write_text(json.dumps(json.loads(alone.read_text()) | {"minutes": 7}))
+    assert list(evaluate.run(world, assets=tmp_path, samples=16))
+    assert evaluate.read(folder)["population"]["minutes"] == 7  # it was not measured again
     result, card = evaluate.read(folder), (folder / "card.md").read_text()
     assert result["settings"]["samples"] == 16
     tables = [result[part]["table"] for part in ("solver UniPC", "solver with guidance", "tuned on preference", "tuned on vivid")]
-    assert [len(table) for table in tables] == [2, 2 * 3, 1 + 1 + 2 + 5 + 4 + 3, 1 + 1 + 2 + 5 + 4 + 3]
-    assert "| solver | guidance | 2 steps | 3 steps |" in card and "| UniPC | 1.000 |" in card
+    assert [len(table) for table in tables] == [2, 4, 1 + 1 + 2 + 5 + 4 + 3, 1 + 1 + 2 + 5 + 4 + 3]
+    assert "| solver | guidance | samples | 2 steps | 3 steps |" in card and "| UniPC | 1.000 | 16 |" in card
     for row in tables[2]:
         assert row["within modes"] + row["by modes"] == pytest.approx(row["preference"], abs=1e-3)
         assert 0 <= row["entropy"] <= 1 and 0 <= row["precision"] <= 1 and f"| {row['method']} |" in card
@@ -180,6 +187,15 @@ def test_the_learning_rate_follows_its_cycles():
     assert rate[0] == pytest.approx(6e-6, rel=0.01) and rate[999] < 1e-8 and rate[1_499] < 1e-7
     assert 5.5e-4 < max(rate[:1_000]) <= 6e-4 and 2.6e-4 < max(rate[1_000:]) <= 3e-4
     assert rate[100:1_000] == sorted(rate[100:1_000], reverse=True)
+
+
+@pytest.mark.parametrize("solver", evaluate.SOLVERS)
+def test_up_to_a_hundred_steps_take_a_timestep_each(solver):
+    """Stock solvers begin with the second of two steps at their first timestep, and run off the end."""
+    scheduler = evaluate.SOLVERS[solver](DPMSolverMultistepScheduler(**denoiser.schedule(), use_karras_sigmas=True).config)
+    for steps in range(1, 101):
+        scheduler.set_timesteps(steps)
+        assert len(scheduler.timesteps.unique()) == steps
 
 
 def test_every_sampling_step_starts_at_a_noise_level_in_use():
