@@ -15,7 +15,8 @@ const link = () => {
   return `?${rest.size ? `${rest}&` : ""}run=${element.querySelector(".stage").dataset.link}`;
 };
 
-// The player: shows again the steps that were shown, of the recorded run or of the last live one.
+// The player: shows again the steps that were shown, of the recorded run or of the last live one. Its template disables nothing:
+// every redraw would do so again, and what is disabled, if for a moment, loses the keyboard's focus.
 const PACE = 320; // milliseconds a step
 let frames = [], at = 0, playing;
 const find = (name) => element.querySelector(`.player ${name}`);
@@ -51,7 +52,7 @@ const play = () => {
 
 watch("value", () => { // an update of a live run
   const { state, kind } = element.querySelector(".stage").dataset, drawn = element.querySelector(".mosaic img");
-  if (kind === "recorded") return;
+  if (kind === "recorded") return dress();
   pause();
   element.dataset.live = state;
   if (!drawn) frames = [];
@@ -91,7 +92,7 @@ element.addEventListener("click", async (event) => {
   const button = event.target.closest(".player button");
   if (!button) return;
   if (button.matches(".play")) {
-    if (playing) { pause(); dress(); } else play();
+    if (playing) { pause(); dress(); } else if (replaying()) play();
   } else if (button.matches(".save")) trigger("submit");
   else {
     const address = location.origin + location.pathname + link();
