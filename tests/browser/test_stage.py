@@ -428,6 +428,7 @@ def test_the_replay_can_be_paused_and_scrubbed(recorded, opened):
         opened.keyboard.press("ArrowRight")
     state(opened, "done")
     opened.keyboard.press("Home")
+    opened.wait_for_function(f"document.querySelector('.progress span').textContent === 'Step 1 of {Request().steps}'")
     box = opened.locator(".player input").bounding_box()
     opened.mouse.click(box["x"] + box["width"] - 3, box["y"] + box["height"] / 2)
     state(opened, "done")
