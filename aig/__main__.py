@@ -112,7 +112,7 @@ def run_compare(options: argparse.Namespace) -> None:
             print(f"The model does not know: {', '.join(unknown)}", file=sys.stderr)
         for update in engine.stream(request):
             print(f"\rstep {update.step} of {update.steps or request.steps}", end="", file=sys.stderr, flush=True)
-        print(f"\r{update.seconds:.1f} s, {update.rows} model rows", file=sys.stderr)
+        print(f"\r{update.seconds:.1f} s, {update.rows} model evaluations", file=sys.stderr)
     finally:
         engine.close()
     if options.out:
@@ -138,7 +138,7 @@ def run_schedules(options: argparse.Namespace) -> None:
 
 
 def run_columns(options: argparse.Namespace) -> None:
-    print("Model rows are per image at T steps with guidance; steps that another column takes too cost nothing.\n")
+    print("Model evaluations are per image at T steps with guidance; steps that another column takes too cost nothing.\n")
     for kind in columns.KINDS.values():
         print(f"{kind.form}  ({kind.choices})\n    {kind.rule}\n    costs {kind.cost}; {kind.source}; e.g. {', '.join(kind.examples)}")
 

@@ -31,7 +31,7 @@ class Kind:
     choices: str
     rule: str
     source: str
-    cost: str  # model rows an image at T steps, with guidance; steps shared with another column cost nothing
+    cost: str  # model evaluations an image at T steps, with guidance; steps shared with another column cost nothing
     examples: tuple[str, ...]
 
 
@@ -50,7 +50,7 @@ KINDS = {
         rule="the model that was tuned with KL coefficient K",
         source="DRaFT+, Jena et al., arXiv 2409.06493",
         cost="2T",
-        examples=("kl:0.5",),
+        examples=("kl:0.3",),
     ),
     "aig": Kind(
         form="aig:S",

@@ -31,7 +31,7 @@ class Update:
     steps: int = 0
     images: np.ndarray | None = None  # (columns so far, N, H, W, 3) uint8
     scores: Scores | None = None  # of the columns so far
-    rows: int = 0  # model rows so far
+    rows: int = 0  # model evaluations so far
     seconds: float = 0.0
     left: float | None = None  # seconds, estimated
 

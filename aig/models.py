@@ -36,7 +36,7 @@ class Facts:
     proxies: Mapping[str, str] = field(default_factory=dict)  # tuned model -> the reward shown for it, unless that is its own name
     values: Mapping[str, tuple[str, ...]] = field(default_factory=dict)  # attribute -> its values, where the truth is known
     defaults: Mapping[str, object] = field(default_factory=dict)  # of a Request, where this model wants others
-    max_rows: int = 8_000  # model rows of a run: about a minute of the embedded world on two cores
+    max_rows: int = 8_000  # model evaluations of a run: about a minute of the embedded world on two cores
     distilled: bool = False  # for guidance, which then needs no second prompt branch
     about: str = ""  # licence and price, for the page
     notes: Mapping[str, str] = field(default_factory=dict)  # tuned model -> what the page says of it

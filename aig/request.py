@@ -79,7 +79,7 @@ def checked(request: Request, facts: Facts) -> tuple[float, ...]:
             raise ValueError(f"No model was tuned for the column {extra.name}; choose one of {', '.join(f'kl:{kl:g}' for kl in known)}.")
     if (rows := cost(request, facts)) > facts.max_rows:
         raise ValueError(
-            f"{request.images} images of {request.steps} steps in {3 + len(request.columns)} columns need {rows} model rows; "
+            f"{request.images} images of {request.steps} steps in {3 + len(request.columns)} columns need {rows} model evaluations; "
             f"up to {facts.max_rows} are allowed."
         )
     return recipes(request)[2].shares
@@ -99,7 +99,7 @@ def recipes(request: Request) -> tuple[Recipe, ...]:
 
 
 def cost(request: Request, facts: Facts) -> int:
-    """The model rows that a request will take: one image, one prompt branch, one evaluation each."""
+    """The model evaluations that a request will take, one for each image and prompt branch, which are rows of a batch."""
     return columns.cost(recipes(request), request.images, 1.0 if facts.distilled else request.guidance)
 
 

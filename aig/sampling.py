@@ -39,7 +39,7 @@ class Frame:
     step: int  # 1 to steps
     steps: int
     images: Tensor  # (columns, N, 3, H, W) in [0, 1], float32, on the CPU
-    rows: int  # model rows so far: one image, one prompt branch, one evaluation each
+    rows: int  # model evaluations so far, one for each image and prompt branch: rows of a batch
     seconds: float
     final: bool
 

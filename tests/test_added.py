@@ -28,8 +28,8 @@ def test_the_note_states_rule_price_and_source():
     note = parse(added.note(TINY, request)).text
     known = columns.KINDS["code"]
     more = cost(replace(REQUEST, columns=("code:3",)), TINY) - cost(REQUEST, TINY)
-    assert "CoDe 3" in note and known.rule in note and known.source in note and f"{more} more model rows" in note
-    assert "LoRA scale 1" in note and "no more model rows" in note
+    assert "CoDe 3" in note and known.rule in note and known.source in note and f"{more} more model evaluations" in note
+    assert "LoRA scale 1" in note and "no more model evaluations" in note
     assert added.note(TINY, REQUEST) == ""
 
 

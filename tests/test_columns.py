@@ -144,7 +144,7 @@ def test_prices_by_hand():
 def test_columns_count_among_the_work_that_is_refused(model):
     fits = dataclasses.replace(RUN, images=16, steps=40)
     checked(fits, model.facts)
-    with pytest.raises(ValueError, match="model rows"):
+    with pytest.raises(ValueError, match="model evaluations"):
         checked(dataclasses.replace(fits, columns=("code:4",)), model.facts)
 
 

@@ -33,7 +33,7 @@ def test_the_longest_curve_that_can_be_drawn_is_short_enough_to_run():
 def test_the_facts_of_a_good_request(steps, closed):
     request = Request(steps=steps, closed=closed, columns=("code:2",))
     facts, rows = curve.facts(TINY, request), cost(request, TINY)
-    assert facts == {"steps": steps, "closed": closed, "cost": f"{rows:,} model rows", "drawn": True}
+    assert facts == {"steps": steps, "closed": closed, "cost": f"{rows:,} model evaluations", "drawn": True}
 
 
 @pytest.mark.parametrize(

@@ -107,7 +107,7 @@ def test_five_thousand_hostile_requests_never_reach_the_model(engine, model):
 
 
 def test_too_much_work_is_refused_before_the_queue(engine):
-    with pytest.raises(ValueError, match="model rows"):
+    with pytest.raises(ValueError, match="model evaluations"):
         engine.stream(Request(images=16, steps=100))
 
 

@@ -16,6 +16,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 from PIL import Image
 
+from aig.scores import ENOUGH
 from aig.ui import render
 
 HOSTILE = [
@@ -171,9 +172,10 @@ def test_every_picture_has_an_alternative_text():
     assert page.count("<img") == page.count('alt="nine portraits"') == 3
 
 
-def test_the_attribute_that_tuning_narrowed_most_is_flagged_when_the_run_is_done():
-    assert "collapsed most" in render.stage(a_stage("x", "done"))
-    assert "collapsed most" not in render.stage(a_stage("x", "running"))
+@pytest.mark.parametrize(("state", "images", "flagged"), [("done", ENOUGH, True), ("done", ENOUGH - 1, False), ("running", ENOUGH, False)])
+def test_the_attribute_that_tuning_narrowed_most_is_flagged_when_enough_images_are_done(state, images, flagged):
+    page = render.stage(replace(a_stage("x", state), images=images))
+    assert ("collapsed most" in page) == flagged
 
 
 @pytest.mark.parametrize(("side", "shown", "kind"), [(64, 64, "png"), (512, 512, "webp"), (1024, 512, "webp")])

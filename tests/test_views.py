@@ -78,12 +78,13 @@ def test_a_finished_stage_shows_the_headline_and_the_scores():
     update = an_update("done")
     stage = views.shown(update)
     assert stage.sentence == update.scores.headline and stage.share == 1
-    assert stage.status == "8 steps · 3.2 s · 1,234 model rows"
+    assert stage.status == "8 steps · 3.2 s · 1,234 model evaluations"
     base, tuned, aig = stage.columns
     assert [m.label for m in base.metrics] == ["Reward", "Held-out reward", "Diversity", "Vendi score"]
     assert {m.delta for m in base.metrics} == {""}
     assert tuned.metrics[0].delta == "+2.00" and tuned.metrics[0].sure and tuned.metrics[1].delta == "−2.00"
     assert tuned.metrics[2].delta.startswith("−") and "to" in tuned.metrics[2].note
+    assert aig.metrics[3].delta and not aig.metrics[3].sure  # it has no interval
     assert aig.metrics[3].note == "of 4" and aig.picture.startswith("data:image/png")
     assert [bar.kind for bar in stage.attributes["hue"]] == ["base", "tuned", "aig"]
     assert all(sum(bar.shares.values()) == pytest.approx(1) for bar in stage.attributes["hue"])

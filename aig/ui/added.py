@@ -29,7 +29,7 @@ def note(facts: Facts, request: Request) -> str:
     for i, text in enumerate(texts):
         extra = columns.parse(text)
         more = cost(replace(request, columns=texts[: i + 1]), facts) - cost(replace(request, columns=texts[:i]), facts)
-        price = f"{more:,} more model rows" if more else "no more model rows, another column has them"
+        price = f"{more:,} more model evaluations" if more else "no more model evaluations, another column has them"
         title = recipes(replace(request, columns=(text,)))[-1].title
         known = columns.KINDS[extra.kind]
         entries += (

@@ -51,7 +51,7 @@ def listings(engine: Engine, offered: Sequence[Facts]) -> dict[str, Callable[...
         """The kinds of columns that can be added beside base, reward-tuned and AIG.
 
         Answers, for every kind, with the form of its text (a capital letter stands for what is to be chosen), the range, the
-        rule, the source, and for each example the model rows that it adds to a run.
+        rule, the source, and for each example the model evaluations that it adds to a run.
 
         Parameters:
             steps: denoising steps of the run, 1 to 100.
@@ -71,7 +71,7 @@ def listings(engine: Engine, offered: Sequence[Facts]) -> dict[str, Callable[...
                 "choices": kind.choices,
                 "rule": kind.rule,
                 "source": kind.source,
-                "cost": f"model rows an image at T steps with guidance: {kind.cost}",
+                "cost": f"model evaluations an image at T steps with guidance: {kind.cost}",
                 "examples": {
                     text: cost(replace(run, columns=(text,)), facts) - cost(run, facts)
                     for text in columns.examples(name, facts.tunings[run.tuning])

@@ -43,7 +43,7 @@ def facts(model: Facts, request: Request) -> dict:
         rows = cost(request, model)
     except ValueError as problem:
         return {"problem": str(problem), "drawn": is_schedule(request.schedule)}
-    return {"steps": request.steps, "closed": request.closed, "cost": f"{rows:,} model rows", "drawn": True}
+    return {"steps": request.steps, "closed": request.closed, "cost": f"{rows:,} model evaluations", "drawn": True}
 
 
 def is_schedule(text: object) -> bool:

@@ -13,6 +13,8 @@ from pathlib import Path
 import numpy as np
 from PIL import Image
 
+from aig.scores import ENOUGH
+
 # Gradio compiles HTML templates to JavaScript template literals, so the characters that mean something there are
 # written as entities too: a prompt is only ever text.
 _TEMPLATE_CHARACTERS = {ord(c): f"&#{ord(c)};" for c in "`$\\{}"}
@@ -84,7 +86,7 @@ class Metric:
     label: str
     value: str
     delta: str = ""  # against base
-    sure: bool = True  # the interval of the difference excludes 0
+    sure: bool = False  # the difference has an interval, and that excludes 0
     note: str = ""  # its interval, or why there is none
 
 
@@ -254,7 +256,8 @@ def _attributes(view: Stage) -> str:
         return ""
     lost = {name: bars[0].entropy - bars[1].entropy for name, bars in view.attributes.items() if len(bars) > 1}
     most = max(lost, key=lost.get, default=None)
-    flagged = most if view.state == "done" and lost.get(most, 0) > 0.1 else None
+    telling = view.state == "done" and view.images >= ENOUGH
+    flagged = most if telling and lost.get(most, 0) > 0.1 else None
     rows = "".join(
         f'<section class="attribute"><h4>{escape(name)}{FLAG if name == flagged else ""}</h4>'
         f"{''.join(map(_bar, bars))}</section>"

@@ -120,7 +120,7 @@ def _shown(update: Update, notice: str) -> Stage:
         return stage(sentence=DENOISING, status="Starting", notice=notice)
     final, steps = update.state == "done", update.steps or request.steps
     if final:
-        status = f"{request.steps} steps · {update.seconds:.1f} s · {update.rows:,} model rows"
+        status = f"{request.steps} steps · {update.seconds:.1f} s · {update.rows:,} model evaluations"
     else:
         left = f" · {max(1, round(update.left))} s left" if update.left is not None else ""
         status = f"Step {update.step} of {steps}{left}"
@@ -149,7 +149,7 @@ def replayed(updates: Sequence[Update]) -> list[Stage]:
         trace = longer(trace, update)
         stage = shown(update, trace=trace)
         if update.state == "done":  # how long it took some other machine says nothing here
-            stage = replace(stage, status=f"{update.step} steps · {update.rows:,} model rows")
+            stage = replace(stage, status=f"{update.step} steps · {update.rows:,} model evaluations")
         stages.append(replace(stage, recorded=True))
     return stages
 

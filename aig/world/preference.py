@@ -4,8 +4,9 @@ An annotator's utility of a picture has three parts, all declared below: *taste 
 what makes tuning collapse), *finish within modes* (saturation, contrast, softness, noise: what can be improved in any portrait), and
 *agreement* with the prompt. Two disjoint populations share most of the taste; each has a fad of its own. The proxy is fitted
 to the first, the held-out judge to the second; they also differ in architecture and seed, and only the proxy, which tuning
-attacks, is trained against attacks. Tuning on the proxy can therefore win real preference at first and then only the fad: that
-is reward hacking with a known cause. The further rewards, ``vivid`` and ``compressible``, are formulas; here they get their scale.
+attacks, is trained against attacks. The held-out population dislikes some of the proxy's fads (red hair is worth 1.1 to one and 0.1 to
+the other) and oversaturation. Tuning on the proxy can therefore win real preference at first and then only the fad: that is reward
+hacking with a known, declared cause. The further rewards, ``vivid`` and ``compressible``, are formulas; here they get their scale.
 """
 
 from __future__ import annotations

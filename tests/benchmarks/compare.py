@@ -97,8 +97,7 @@ def main() -> None:
         return pipe
 
     base, tuned = stock(), stock()
-    lora = sorted(folder.glob("loras/*.safetensors"))[0]
-    tuned.load_lora_weights(lora.parent, weight_name=lora.name)
+    tuned.load_lora_weights(folder / "loras", weight_name=f"{REQUEST.tuning}-kl-{REQUEST.kl:g}.safetensors")
     naive(base, tuned)
     results = []
     for _ in range(rounds):

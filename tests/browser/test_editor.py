@@ -317,7 +317,7 @@ def test_the_cost_follows_the_curve_and_the_settings(editor):
     def shown(text: str, images: int) -> None:
         rows = cost(Request(schedule=text, images=images), TINY)
         editor.page.wait_for_function(
-            "cost => document.querySelector('.editor .cost').textContent === cost", arg=f"{rows:,} model rows"
+            "cost => document.querySelector('.editor .cost').textContent === cost", arg=f"{rows:,} model evaluations"
         )
 
     shown("power_2", 9)
