@@ -13,8 +13,8 @@ from aig.world.presets import PRESETS
 STAGES = {
     "data": ("data", "make"),
     "autoencoder": ("autoencoder", "train"),
-    "denoiser": ("denoiser", "train"),
     "ruler": ("ruler", "train"),
+    "denoiser": ("denoiser", "train"),
     "rewards": ("preference", "train"),
     "draft": ("draft", "train"),
     "ship": ("ship", "run"),

@@ -12,6 +12,7 @@ from pathlib import Path
 
 import numpy as np
 import torch
+from diffusers import DiffusionPipeline
 from torch import Tensor
 
 from aig import models
@@ -54,7 +55,7 @@ def features_of(model: models.Model, images: np.ndarray) -> Tensor:
     return torch.cat([model.features(batch) for batch in data.batches(images)])
 
 
-def draw(model: models.Model, texts: list[str], seeds, *, steps: int = STEPS, guidance: float = GUIDANCE) -> Tensor:
+def draw(pipe: DiffusionPipeline, texts: list[str], seeds, *, steps: int = STEPS, guidance: float = GUIDANCE) -> Tensor:
     """One image a prompt, (B, 3, H, W) in [0, 1], by the stock pipeline call."""
     noise = [torch.Generator().manual_seed(seed) for seed in seeds]
-    return model.pipe(texts, num_inference_steps=steps, guidance_scale=guidance, generator=noise, output_type="pt").images
+    return pipe(texts, num_inference_steps=steps, guidance_scale=guidance, generator=noise, output_type="pt").images

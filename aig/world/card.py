@@ -4,15 +4,11 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 
-import numpy as np
-
 from aig.world import denoiser, draft
 from aig.world.portraits import ATTRIBUTES
 from aig.world.presets import Preset
+from aig.world.tradeoffs import METHODS
 from aig.world.training import seconds_spent
-
-# Methods with a strength, and how their names in the tables begin; LoRA scales only up to 1, which is KL 0.
-METHODS = {"tuning stopped early": "after ", "AIG": "AIG ", "KL": "KL ", "LoRA scale": "LoRA scale 0", "constant mix": "constant "}
 
 
 def times(preset: Preset) -> dict[str, float]:
@@ -27,7 +23,8 @@ def render(preset: Preset, result: Mapping) -> str:
     parts += [tuning(result, reward) if f"tuned on {reward}" in result else missing(f"Tuning on {reward}") for reward in preset.tuned_on]
     measured_parts = [part for part in result.values() if isinstance(part, Mapping) and "minutes" in part]
     minutes, threads = sum(part["minutes"] for part in measured_parts), sorted({part["threads"] for part in measured_parts})
-    parts.append([f"Machine of the evaluation: {result['machine']}; its parts took {minutes:.0f} minutes (threads: {' or '.join(map(str, threads))})."])
+    machines = "; ".join(sorted({part["machine"] for part in measured_parts}))
+    parts.append([f"Machine of the evaluation: {machines}; its parts took {minutes:.0f} minutes (threads: {' or '.join(map(str, threads))})."])
     return "\n".join(line for part in parts for line in (*part, ""))
 
 
@@ -136,19 +133,21 @@ def solvers(parts: Sequence[Mapping]) -> list[str]:
 
 def tuning(result: Mapping, reward: str) -> list[str]:
     """What tuning on a reward did."""
-    settings = result["settings"]
+    settings, found = result["settings"], result[f"tuned on {reward}"]
+    last = ", ".join(f"{name.removeprefix('AIG ')} {share:.2f}" for name, share in found["last shares"].items())
     return [
         f"Tuned on {reward}: {settings['seeds']} seeds, no prompt, {settings['steps']} steps. *By modes* is the part of the reward that a linear fit on",
         "attributes explains, *within modes* the rest; entropy is the normalised entropy, mean over the attributes; confidence is the",
-        "classifier's; precision is against 5,000 drawings. *Gain kept* and *entropy kept* are the shares of the reward that tuning without",
-        "KL won, and of the entropy that it lost.",
+        "classifier's; diversity is the mean pairwise distance of features; precision is against 5,000 drawings. *Gain kept* is the share of",
+        "the reward that tuning without KL won, *entropy kept* and *diversity kept* those of what it lost.",
+        f"AIG's share of the tuned model at the last step is below 1 but for those that end there: {last}.",
         "",
-        *table(kept(result[f"tuned on {reward}"]["table"], reward)),
+        *table(kept(found["table"], reward)),
         "",
-        "Entropy of AIG above that of the others at the same reward, on straight lines between their rows from base to KL 0. (Where a",
-        "curve is bent outwards, lines between few rows run below it, which favours AIG.)",
+        "Scores of AIG above those of the others at the same reward, with 95% jackknife intervals over the seeds; the others' on straight",
+        "lines between their rows from base to KL 0. (Where a curve is bent outwards, lines between few rows run below it, which favours AIG.)",
         "",
-        *table(at_equal_reward(result[f"tuned on {reward}"]["table"], reward)),
+        *table(compared(found["at equal reward"])),
         "",
         f"![Tuning on {reward} in pictures: the same seeds under every method](figures/hacking-{reward}.webp)",
         "",
@@ -165,27 +164,22 @@ def kept(rows: Sequence[Mapping], reward: str) -> list[dict]:
         span = best[score] - worst[score]
         return (row[score] - worst[score]) / span if span else float("nan")
 
-    return [{**row, "gain kept": share(row, reward, base, tuned), "entropy kept": share(row, "entropy", tuned, base)} for row in rows]
+    lost = ("entropy", "diversity")
+    shares = [{"gain kept": share(row, reward, base, tuned)} | {f"{name} kept": share(row, name, tuned, base) for name in lost} for row in rows]
+    return [{**row, **kept} for row, kept in zip(rows, shares, strict=True)]
 
 
-def by_strength(rows: Sequence[Mapping], name: str, reward: str) -> list[Mapping]:
-    """The rows of one of ``METHODS``, between the base model and the one that was tuned without KL, by their reward."""
-    members = [row for row in rows if row["method"] in ("base", "KL 0") or row["method"].startswith(METHODS[name])]
-    return sorted(members, key=lambda row: row[reward])
-
-
-def at_equal_reward(rows: Sequence[Mapping], reward: str) -> list[dict]:
-    """How much more entropy each AIG schedule has than every other method at its reward; nan outside of that method's rewards."""
-    lines = {}
-    for name in METHODS.keys() - {"AIG"}:
-        line = by_strength(rows, name, reward)
-        lines[name] = [row[reward] for row in line], [row["entropy"] for row in line]
-
-    def more(row: Mapping, name: str) -> float:
-        return row["entropy"] - float(np.interp(row[reward], *lines[name], left=np.nan, right=np.nan))
-
-    schedules = [row for row in rows if row["method"].startswith(METHODS["AIG"])]
-    return [{"method": row["method"]} | {f"above {name}": more(row, name) for name in METHODS if name != "AIG"} for row in schedules]
+def compared(rows: Sequence[Mapping]) -> list[dict]:
+    """``tradeoffs.at_equal_reward`` as a line for each score and schedule."""
+    lines: dict[tuple[str, str], dict[str, str]] = {}
+    for row in rows:
+        cells = lines.setdefault((row["score"], row["method"]), {})
+        cells[row["other"]] = f"{row['more']:+.3f} ({row['low']:+.2f} to {row['high']:+.2f})"
+    others = [name for name in METHODS if name != "AIG"]
+    return [
+        {"score": score, "method": method} | {f"above {name}": cells.get(name, "") for name in others}
+        for (score, method), cells in lines.items()
+    ]
 
 
 def table(rows: Sequence[Mapping[str, float | str]]) -> list[str]:

@@ -9,8 +9,10 @@ fixed heads; without it the words of small things (glasses) were forgotten befor
 
 from __future__ import annotations
 
+import os
 import warnings
 from collections.abc import Iterator
+from functools import partial
 from itertools import pairwise
 from math import log
 
@@ -23,11 +25,12 @@ from diffusers import (
     StableDiffusionPipeline,
     UNet2DConditionModel,
 )
+from safetensors.torch import load_file, save_file
 from torch import nn
 from torch.nn import functional as F
 from transformers import CLIPTextConfig, CLIPTextModel
 
-from aig.world import autoencoder, data
+from aig.world import autoencoder, data, tilt
 from aig.world.captions import MAX_TOKENS, named_attributes, tokenizer, training_caption
 from aig.world.portraits import ATTRIBUTES, NONE, decode
 from aig.world.presets import Preset
@@ -131,10 +134,11 @@ def train(preset: Preset) -> Iterator[dict[str, float]]:
     reader = Reader(model).to(device())
     batch = preset.denoiser_batch
 
-    shown, weight = balanced(labels[: preset.drawings]), emphasis(latents, labels[: preset.drawings]).to(device())
+    weight = emphasis(latents, labels[: preset.drawings]).to(device())
+    shown = balanced(labels[: preset.drawings], torch.ones(preset.drawings))
 
     def captions(rng: torch.Generator) -> tuple[torch.Tensor, list[str], torch.Tensor]:
-        chosen = [choose(shown, len(people), rng) for _ in range(batch)]
+        chosen = [choose(shown, rng) for _ in range(batch)]
         texts = [training_caption(people[i], rng, always) for i, always in chosen]
         index = torch.tensor([i for i, _ in chosen])
         ids = words(texts, padding="max_length", max_length=MAX_TOKENS, truncation=True, return_tensors="pt").input_ids
@@ -160,8 +164,25 @@ def train(preset: Preset) -> Iterator[dict[str, float]]:
         error, reading = (v - target).square(), reader(text, texts)
         return {"loss": (error * weight).mean() + READING * reading, "mse": error.mean(), "reading": reading}
 
-    yield from fit(model, loss, cycles=preset.denoiser_cycles, folder=preset.work / "denoiser", seed=preset.seed, ema=0.998)
+    fitted = partial(fit, model, loss, folder=preset.work / "denoiser", seed=preset.seed, ema=0.998)
+    cycles, weights = preset.denoiser_cycles, torch.ones(preset.drawings)
+    for count in range(len(cycles) - preset.tilted_cycles, len(cycles) + 1):
+        yield from fitted(cycles=cycles[:count])
+        if count < len(cycles):
+            weights = tilted(weights, preset, labels, pipeline(model, vae), cycles[count - 1][0])
+            shown = balanced(labels[: preset.drawings], weights)
     pipeline(model, vae).save_pretrained(preset.work / "pipeline")
+
+
+def tilted(weights: torch.Tensor, preset: Preset, labels: np.ndarray, pipe: StableDiffusionPipeline, updates: int) -> torch.Tensor:
+    """The drawings' weights (N,) after so many updates; a run that resumes finds those that it had."""
+    path = preset.work / "denoiser" / f"weights-{updates}.safetensors"
+    if not path.exists():
+        drawn = torch.as_tensor(labels[: preset.drawings])
+        found = tilt.corrected(weights, drawn, pipe, samples=preset.tilt_samples, ruler=preset.work)
+        save_file({"weights": found}, path.with_suffix(".tmp"))
+        os.replace(path.with_suffix(".tmp"), path)
+    return load_file(path)["weights"]
 
 
 def timesteps(noise: DDIMScheduler, batch: int, rng: torch.Generator) -> torch.Tensor:
@@ -189,27 +210,36 @@ def emphasis(latents: torch.Tensor, labels: np.ndarray) -> torch.Tensor:
     return weight / weight.mean()
 
 
-def balanced(labels: np.ndarray) -> dict[str, list[np.ndarray]]:
-    """For each of the ``SMALL`` attributes and each of its values the drawings (indices) that show it."""
-    columns = {name: labels[:, list(ATTRIBUTES).index(name)] for name in SMALL}
-    return {
-        name: [rows for i, value in enumerate(ATTRIBUTES[name]) if value != NONE and len(rows := np.flatnonzero(column == i))]
-        for name, column in columns.items()
-    }
+class Drawings:
+    """Drawings, by index (N,), of which one is picked with probability proportional to its weight (N,)."""
+
+    def __init__(self, index: torch.Tensor, weights: torch.Tensor) -> None:
+        self.index, self.up_to = index, weights.double().cumsum(0)
+
+    def pick(self, rng: torch.Generator) -> int:
+        place = torch.rand((), generator=rng).double() * self.up_to[-1]
+        return int(self.index[torch.searchsorted(self.up_to, place, right=True).clamp(max=len(self.index) - 1)])
 
 
-def choose(shown: dict[str, list[np.ndarray]], drawings: int, rng: torch.Generator) -> tuple[int, str]:
+def balanced(labels: np.ndarray, weights: torch.Tensor) -> dict[str, list[Drawings]]:
+    """For each of the ``SMALL`` attributes the drawings that show each of its values; for "" all of them, (N,) weights for N drawings."""
+    found = {"": [Drawings(torch.arange(len(labels)), weights)]}
+    for name in SMALL:
+        column = torch.as_tensor(labels[:, list(ATTRIBUTES).index(name)])
+        rows = [(column == i).nonzero().squeeze(1) for i, value in enumerate(ATTRIBUTES[name]) if value != NONE]
+        found[name] = [Drawings(index, weights[index]) for index in rows if len(index)]
+    return found
+
+
+def choose(shown: dict[str, list[Drawings]], rng: torch.Generator) -> tuple[int, str]:
     """A drawing, and the attribute that its caption has to name ("" for none).
 
-    Half of the time a small attribute, one of its values and a drawing that shows it, each uniformly. As the caption then
-    names that value, what it leaves open is distributed as before: only the captions' shares change, p(image | caption) does not.
+    Half of the time a small attribute, one of its values, each uniformly, and a drawing that shows it. As the caption then names
+    that value, what it leaves open is distributed as before: only the captions' shares change, p(image | caption) does not.
     """
     pick = lambda n: int(torch.randint(n, (1,), generator=rng))  # noqa: E731
-    if float(torch.rand((), generator=rng)) >= P_SMALL:
-        return pick(drawings), ""
-    name = SMALL[pick(len(SMALL))]
-    rows = shown[name][pick(len(shown[name]))]
-    return int(rows[pick(len(rows))]), name
+    name = SMALL[pick(len(SMALL))] if float(torch.rand((), generator=rng)) < P_SMALL else ""
+    return shown[name][pick(len(shown[name]))].pick(rng), name
 
 
 def pipeline(model: Conditional, vae: AutoencoderTiny) -> StableDiffusionPipeline:

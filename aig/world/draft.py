@@ -100,23 +100,25 @@ def trajectory(unet, scheduler: DPMSolverMultistepScheduler, latents, text) -> l
     for t in scheduler.timesteps:
         states.append((x, t))
         if len(states) < STEPS:
-            x = scheduler.step(guided(unet, x, t, text)[0], t, x, return_dict=False)[0]
+            x = scheduler.step(guided(unet, x, t, text), t, x, return_dict=False)[0]
     return states
 
 
 def predicted(unet, scheduler: DPMSolverMultistepScheduler, x, t, text) -> tuple[torch.Tensor, torch.Tensor]:
-    """The clean latents (B, C, h, w) that the tuned model predicts at a step, and mean (v_tuned - v_base)^2; differentiable."""
-    v, tuned = guided(unet, x, t, text)
+    """The clean latents (B, C, h, w) that the tuned model predicts at a step, and mean (v_tuned - v_base)^2; differentiable.
+
+    Predictions are compared after guidance, as the authors' code does.
+    """
+    tuned = guided(unet, x, t, text)
     unet.disable_adapters()
     with torch.no_grad():
-        base = guided(unet, x, t, text)[1]
+        base = guided(unet, x, t, text)
     unet.enable_adapters()
     alpha, sigma = scheduler.alpha_t[t].to(x), scheduler.sigma_t[t].to(x)
-    return alpha * x - sigma * v, (tuned - base).square().mean()
+    return alpha * x - sigma * tuned, (tuned - base).square().mean()
 
 
-def guided(unet, x: torch.Tensor, t: torch.Tensor, text: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
-    """Classifier-free guidance: the combined prediction (B, ...) and both branches (2B, ...)."""
-    both = unet(torch.cat([x, x]), t, text, return_dict=False)[0]
-    without, with_ = both.chunk(2)
-    return without + GUIDANCE * (with_ - without), both
+def guided(unet, x: torch.Tensor, t: torch.Tensor, text: torch.Tensor) -> torch.Tensor:
+    """The prediction (B, ...) under classifier-free guidance."""
+    without, named = unet(torch.cat([x, x]), t, text, return_dict=False)[0].chunk(2)
+    return without + GUIDANCE * (named - without)

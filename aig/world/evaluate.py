@@ -39,6 +39,7 @@ SOLVERS: dict[str, Callable] = {  # made from the shipped scheduler's settings
 SHIPPED = next(iter(SOLVERS))
 LENGTHS = (8, 10, 12, 25, 50)  # steps that solvers are compared at
 IN_QUESTION = (10, 12, 50)  # are ten or twelve steps as good as fifty?
+GUIDANCES = (2.0, GUIDANCE, 7.0)
 
 
 def run(preset: Preset, *, assets: Path = models.ASSETS, samples: int = 10_000, part: str = "") -> Iterator[dict[str, float]]:
@@ -53,11 +54,7 @@ def run(preset: Preset, *, assets: Path = models.ASSETS, samples: int = 10_000, 
     folder = bench.folder
     kept = preset.work / "evaluation"
     kept.mkdir(exist_ok=True)
-    result = {
-        "settings": {"samples": samples, "steps": STEPS, "guidance": GUIDANCE, "named": P_NAMED, "seeds": len(tradeoffs.SEEDS)},
-        "machine": f"{platform.machine()}, torch {torch.__version__}, diffusers {diffusers.__version__}",
-        "training minutes": card.times(preset),
-    }
+    result = {"settings": settings(samples), "training minutes": card.times(preset)}
     for name in [part] if part else PARTS:
         measured, draws = PARTS[name]
         count = () if draws is None else (whole_batches(draws(samples)),)
@@ -65,7 +62,8 @@ def run(preset: Preset, *, assets: Path = models.ASSETS, samples: int = 10_000, 
         if not path.exists():
             began = time.monotonic()
             figures = yield from measured(bench, *count)
-            figures |= {"minutes": (time.monotonic() - began) / 60, "threads": torch.get_num_threads()}
+            machine = f"{platform.machine()}, torch {torch.__version__}, diffusers {diffusers.__version__}"
+            figures |= {"minutes": (time.monotonic() - began) / 60, "threads": torch.get_num_threads(), "machine": machine}
             path.write_text(json.dumps(figures))
         result[name] = json.loads(path.read_text())
         if not part:
@@ -83,11 +81,21 @@ def whole_batches(n: int) -> int:
     return -(-n // BATCH) * BATCH
 
 
+def settings(samples: int) -> dict[str, object]:
+    """All that is chosen here and changes a figure."""
+    return {
+        "samples": samples, "steps": STEPS, "guidance": GUIDANCE, "named": P_NAMED, "first seed": FIRST_SEED, "seeds": len(tradeoffs.SEEDS),
+        "solvers": list(SOLVERS), "lengths": LENGTHS, "lengths in question": IN_QUESTION, "guidances": GUIDANCES,
+        "schedules": tradeoffs.SCHEDULES, "schedules ending at 1": tradeoffs.CLOSED, "LoRA scales": tradeoffs.SCALES,
+        "constant mixes": tradeoffs.MIXES,
+    }  # fmt: skip
+
+
 def version(folder: Path, samples: int | None = None) -> str:
-    """A name for what is measured: all files of the asset or, of the base model, on so many samples, all but rewards and LoRAs."""
+    """A name for what is measured and how: all files of the asset or, of the base model, on so many samples, all but rewards and LoRAs."""
     digests = json.loads((folder / "manifest.json").read_text())
     measured = {name: digest for name, digest in digests.items() if samples is None or not name.startswith(("loras/", "rewards/"))}
-    return hashlib.sha256(json.dumps([samples, measured]).encode()).hexdigest()[:12]
+    return hashlib.sha256(json.dumps([settings(samples or 0), measured]).encode()).hexdigest()[:12]
 
 
 def instruments(bench: Bench) -> Part:
@@ -116,7 +124,7 @@ def prompts(bench: Bench, samples: int) -> Part:
     hits: dict[str, list[bool]] = {name: [] for name in ATTRIBUTES}
     for start in range(0, samples, BATCH):
         texts = [unseen_prompt(bench, rng) for _ in range(BATCH)]
-        told = bench.model.attributes(draw(bench.model, texts, range(start, start + BATCH)))
+        told = bench.model.attributes(draw(bench.model.pipe, texts, range(start, start + BATCH)))
         for row, text in enumerate(texts):
             for name, value in named_attributes(text).items():
                 hits[name].append(ATTRIBUTES[name][int(told[name][row].argmax())] == value)
@@ -144,7 +152,8 @@ def population(bench: Bench, samples: int) -> Part:
     """Without a prompt: every attribute's distribution against the drawings', precision and recall against drawings."""
     features, told = [], []
     for start in range(0, samples, BATCH):
-        f, p = bench.model.measure(draw(bench.model, [""] * BATCH, range(FIRST_SEED + start, FIRST_SEED + start + BATCH), guidance=1.0))
+        seeds = range(FIRST_SEED + start, FIRST_SEED + start + BATCH)
+        f, p = bench.model.measure(draw(bench.model.pipe, [""] * BATCH, seeds, guidance=1.0))
         features.append(f)
         told.append(p)
         yield {"step": start + BATCH, "steps": samples}
@@ -171,9 +180,9 @@ def closer(bench: Bench, samples: int) -> Part:
 
 
 def with_guidance(bench: Bench, samples: int) -> Part:
-    """The shipped solver under guidance: around the default, and at the default also with the most steps."""
-    plan = [(STEPS, 2.0), (STEPS, GUIDANCE), (LENGTHS[-1], GUIDANCE), (STEPS, 7.0)]
-    return (yield from fidelity(bench, samples, [(SHIPPED, steps, scale) for steps, scale in plan]))
+    """The shipped solver under guidance, at and around the default, with the default number of steps and with the most."""
+    plan = [(SHIPPED, steps, scale) for scale in GUIDANCES for steps in (STEPS, LENGTHS[-1])]
+    return (yield from fidelity(bench, samples, plan))
 
 
 def fidelity(bench: Bench, samples: int, plan: Sequence[tuple[str, int, float]]) -> Part:
@@ -187,7 +196,7 @@ def fidelity(bench: Bench, samples: int, plan: Sequence[tuple[str, int, float]])
             bench.model.pipe.scheduler = SOLVERS[name](own.config)
             parts = []
             for i in range(0, samples, BATCH):
-                drawn = draw(bench.model, texts[i : i + BATCH], range(i, i + BATCH), steps=steps, guidance=scale)
+                drawn = draw(bench.model.pipe, texts[i : i + BATCH], range(i, i + BATCH), steps=steps, guidance=scale)
                 parts.append(bench.model.features(drawn))
             distance = frechet(bench.drawn, torch.cat(parts))
             table.append({"solver": name, "steps": steps, "guidance": scale, "Fréchet distance": distance})

@@ -14,7 +14,7 @@ from torch import Tensor
 
 from aig import models
 from aig.export import COLOURS
-from aig.world import card, evaluate, tradeoffs
+from aig.world import evaluate, tradeoffs
 from aig.world.autoencoder import reconstructed
 from aig.world.bench import Bench, draw, features_of, load
 from aig.world.data import unit
@@ -57,7 +57,7 @@ def reconstructions(bench: Bench) -> Image.Image:
 def neighbours(bench: Bench) -> Image.Image:
     """Samples without a prompt, and below each the drawing of the training data whose features are nearest."""
     seeds = range(evaluate.FIRST_SEED, evaluate.FIRST_SEED + len(SEEDS))
-    drawn = draw(bench.model, [""] * len(SEEDS), seeds, guidance=1.0)
+    drawn = draw(bench.model.pipe, [""] * len(SEEDS), seeds, guidance=1.0)
     trained = bench.images[: bench.preset.drawings]
     nearest = torch.cdist(bench.model.features(drawn), features_of(bench.model, trained)).argmin(1)
     return sheet({"sample": drawn, "nearest drawing": unit(trained[nearest.numpy()])})
@@ -69,9 +69,9 @@ def hacking(bench: Bench, reward: str) -> Image.Image:
     wanted = ["base", *(f"after {n} updates" for n in bench.preset.checkpoints[1::2]), "KL 0", "LoRA scale 4"]
     for label in (*wanted, "KL 1", "LoRA scale 0.5", "AIG linear", "AIG power_2"):
         if label in methods:
-            denoiser, schedule = methods[label]
+            denoiser, shares = methods[label]
             shown = f"after {bench.preset.tuning_steps} updates" if label == "KL 0" else label
-            rows[shown] = tradeoffs.pictures(bench, denoiser(), schedule, SEEDS)
+            rows[shown] = tradeoffs.pictures(bench, denoiser(), shares, SEEDS)
     return sheet(rows)
 
 
@@ -105,9 +105,13 @@ def curves(table: Sequence[Mapping], preset: Preset, reward: str, path: Path) ->
     left.plot(updates, [row["entropy"] for row in rows], "s--", color=COLOURS[5], label="entropy")
     left.set(xlabel="updates without KL", ylabel="reward (std of drawings); entropy (0 to 1)")
     left.legend(frameon=False)
-    for colour, name in zip(COLOURS[1:], card.METHODS, strict=True):  # from the page's colour of the tuned model on, so AIG has its own
-        points = card.by_strength(table, name, reward)
-        right.plot([row[reward] for row in points], [row["entropy"] for row in points], "o-", color=colour, label=name, markersize=4)
+    for colour, name in zip(COLOURS[1:], tradeoffs.METHODS, strict=True):  # from the page's colour of the tuned model on: AIG has its own
+        points = [measured[label] for label in tradeoffs.members(measured, name)]
+        lone = [row for row in points if name == "AIG" and ("step" in row["method"] or "ending" in row["method"])]  # of other families
+        line = sorted((row for row in points if row not in lone), key=lambda row: row[reward])
+        right.plot([row[reward] for row in line], [row["entropy"] for row in line], "o-", color=colour, label=name, markersize=4)
+        for marker, row in zip("x+1", lone, strict=False):
+            right.plot(row[reward], row["entropy"], marker, color=colour, label=row["method"], markersize=8)
     right.set(xlabel=reward, ylabel="entropy of attributes")
     right.legend(frameon=False)
     figure.savefig(path, metadata={"Date": None})

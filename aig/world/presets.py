@@ -27,6 +27,8 @@ class Preset:
     text_layers: int
     text_steps: int
     denoiser_cycles: tuple[tuple[int, float], ...]  # the update at which each cycle of the learning rate ends, and its peak
+    tilted_cycles: int  # before each of so many last ones the drawings' weights are corrected by samples
+    tilt_samples: int
     denoiser_batch: int
     ruler_steps: int
     reward_steps: int
@@ -61,7 +63,11 @@ CPU = Preset(
     text_width=192,
     text_layers=2,
     text_steps=1_500,
-    denoiser_cycles=((6_000, 6e-4), (7_600, 3e-4), (13_000, 5e-4), (16_500, 4e-4), (17_500, 3e-4), (19_000, 3e-4)),
+    denoiser_cycles=(
+        (6_000, 6e-4), (7_600, 3e-4), (13_000, 5e-4), (16_500, 4e-4), (17_500, 3e-4), (19_000, 3e-4), (19_700, 2e-4), (22_000, 3e-4),
+    ),
+    tilted_cycles=2,
+    tilt_samples=2_000,
     denoiser_batch=32,
     note="The shipped weights took a longer way than this recipe. The denoiser's first 6,000 updates ran without the reading loss, its"
     " first 7,600 without balanced captions, its first 13,000 with uniform timesteps of the whole cosine schedule (then its time "
@@ -77,7 +83,7 @@ CPU = Preset(
     tuning_steps=52,
     kl=(0.0, 0.1, 0.3, 1.0, 3.0, 10.0),
     checkpoints=(8, 12, 16, 20, 28, 36),
-)
+)  # fmt: skip
 
 GPU = Preset(
     name="gpu",
@@ -94,7 +100,9 @@ GPU = Preset(
     text_width=192,
     text_layers=2,
     text_steps=1_500,
-    denoiser_cycles=((100_000, 6e-4),),
+    denoiser_cycles=((100_000, 6e-4), (110_000, 3e-4)),
+    tilted_cycles=1,
+    tilt_samples=10_000,
     denoiser_batch=256,
     ruler_steps=10_000,
     reward_steps=10_000,

@@ -26,14 +26,13 @@ def precision_recall(real: Tensor, drawn: Tensor, k: int = 3) -> tuple[float, fl
     """
     if min(len(real), len(drawn)) <= k:
         raise ValueError(f"precision and recall with k = {k} need more than {k} pictures a set, not {len(real)} and {len(drawn)}")
-    return covered(drawn, real, k), covered(real, drawn, k)
+    return float(covered(drawn, real, k).mean()), float(covered(real, drawn, k).mean())
 
 
-def covered(points: Tensor, support: Tensor, k: int = 3) -> float:
-    """Share of points (M, D) that lie within the k-NN balls of support (N, D): precision, if the support is real."""
+def covered(points: Tensor, support: Tensor, k: int = 3) -> Tensor:
+    """Which points (M, D) lie within the k-NN balls of support (N, D), 1 or 0 each (M,); the mean is precision if the support is real."""
     radii = torch.cat([torch.cdist(rows, support).kthvalue(k + 1).values for rows in support.split(500)])  # the first is itself
-    inside = [(torch.cdist(rows, support) <= radii).any(1) for rows in points.split(500)]
-    return float(torch.cat(inside).float().mean())
+    return torch.cat([(torch.cdist(rows, support) <= radii).any(1) for rows in points.split(500)]).float()
 
 
 def total_variation(p: Tensor, q: Tensor) -> float:

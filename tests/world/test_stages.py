@@ -9,15 +9,16 @@ import numpy as np
 import pytest
 import torch
 from diffusers import AutoencoderTiny, DDIMScheduler, DPMSolverMultistepScheduler
+from safetensors.torch import load_file
 
-from aig.world import autoencoder, data, denoiser, draft, evaluate, figures, preference, presets, ruler, ship, tradeoffs
+from aig.world import autoencoder, data, denoiser, draft, evaluate, figures, preference, presets, ruler, ship, tilt, tradeoffs
 from aig.world.portraits import ATTRIBUTES, encode, sample_attributes
 from aig.world.training import warm_cosine
 
 TINY = dataclasses.replace(
     presets.CPU, name="tiny", size=32, drawings=96, held_out=32, latent_channels=4, vae_channels=16,
-    vae_blocks=(2, 1, 1), vae_steps=12, decoder_steps=4, text_steps=4, denoiser_cycles=((3, 1e-3), (4, 5e-4)),
-    denoiser_batch=4, unet_channels=(32, 64), text_width=48, text_layers=1, ruler_steps=4, reward_steps=4, tuning_steps=2,
+    vae_blocks=(2, 1, 1), vae_steps=12, decoder_steps=4, text_steps=4, denoiser_cycles=((3, 1e-3), (6, 5e-4)),
+    tilted_cycles=1, tilt_samples=8, denoiser_batch=4, unet_channels=(32, 64), text_width=48, text_layers=1, ruler_steps=4, reward_steps=4, tuning_steps=2,
     kl=(0.0, 1.0), checkpoints=(1,),
 )  # fmt: skip
 
@@ -61,6 +62,28 @@ def test_autoencoder_learns_and_resumes_after_a_kill(world):
     assert [row["step"] for row in curve][-12:] == list(range(1, 13))
 
 
+def test_denoiser_learns_and_resumes_after_a_kill_in_a_tilted_cycle(world):
+    rows = {}
+    for preset in (beside(world, "whole"), beside(world, "killed")):
+        for stage in (autoencoder.train, ruler.train):
+            list(stage(preset))
+        run = denoiser.train(preset)
+        if preset.name == "killed":  # right after the drawings' weights were corrected
+            for row in run:
+                if (row["step"], row["steps"]) == (5, 6):
+                    break
+            run.close()
+            run = denoiser.train(preset)
+        rows[preset.name] = list(run)
+    assert rows["whole"][-1]["loss"] < rows["whole"][0]["loss"]
+    for name in rows:
+        (path,) = (TINY.work.parent / name / "denoiser").glob("weights-*")
+        assert path.name == "weights-3.safetensors"
+        weights = load_file(path)["weights"]
+        assert weights.mean() == pytest.approx(1, abs=1e-3) and weights.std() > 0
+    assert rows["killed"][-1]["loss"] == pytest.approx(rows["whole"][-1]["loss"], rel=1e-3)
+
+
 def test_latents_stay_what_they_are_while_the_decoder_trains_on(world):
     list(autoencoder.train(world))
     short = beside(world, "short", decoder_steps=0)
@@ -75,7 +98,7 @@ def test_latents_stay_what_they_are_while_the_decoder_trains_on(world):
 
 def test_the_other_stages_run_in_order(world, tmp_path):
     list(autoencoder.train(world))
-    for stage in (denoiser.train, ruler.train, preference.train, draft.train):
+    for stage in (ruler.train, denoiser.train, preference.train, draft.train):
         rows = list(stage(world))
         assert rows and all(np.isfinite(row["loss"]) for row in rows)
     list(ship.run(world, assets=tmp_path))
@@ -95,7 +118,7 @@ def test_the_other_stages_run_in_order(world, tmp_path):
 
 
 def test_everything_is_measured_and_drawn(world, tmp_path, monkeypatch):
-    for stage in (autoencoder.train, denoiser.train, ruler.train, preference.train, draft.train):
+    for stage in (autoencoder.train, ruler.train, denoiser.train, preference.train, draft.train):
         list(stage(world))
     list(ship.run(world, assets=tmp_path))
     seeds = range(4)
@@ -116,8 +139,9 @@ def test_everything_is_measured_and_drawn(world, tmp_path, monkeypatch):
     result, card = evaluate.read(folder), (folder / "card.md").read_text()
     assert result["settings"]["samples"] == 16
     tables = [result[part]["table"] for part in ("solver UniPC", "solver with guidance", "tuned on preference", "tuned on vivid")]
-    assert [len(table) for table in tables] == [2, 4, 1 + 1 + 2 + 5 + 4 + 3, 1 + 1 + 2 + 5 + 4 + 3]
+    assert [len(table) for table in tables] == [2, 2 * 3, *[1 + 1 + 2 + 5 + 4 + 2 + 3] * 2]
     assert "| solver | guidance | samples | 2 steps | 3 steps |" in card and "| UniPC | 1.000 | 16 |" in card
+    assert {row["score"] for row in result["tuned on vivid"]["at equal reward"]} <= set(tradeoffs.COMPARED)
     for row in tables[2]:
         assert row["within modes"] + row["by modes"] == pytest.approx(row["preference"], abs=1e-3)
         assert 0 <= row["entropy"] <= 1 and 0 <= row["precision"] <= 1 and f"| {row['method']} |" in card
@@ -236,8 +260,9 @@ def test_what_moods_change_weighs_more():
 def test_balancing_changes_which_captions_are_seen_but_not_what_they_show():
     rng = np.random.default_rng(0)
     people = [sample_attributes(rng) for _ in range(4_000)]
-    shown, torch_rng = denoiser.balanced(np.array([encode(p) for p in people])), torch.Generator().manual_seed(0)
-    seen = [(people[i], always) for i, always in (denoiser.choose(shown, len(people), torch_rng) for _ in range(8_000))]
+    shown = denoiser.balanced(np.array([encode(p) for p in people]), torch.ones(len(people)))
+    torch_rng = torch.Generator().manual_seed(0)
+    seen = [(people[i], always) for i, always in (denoiser.choose(shown, torch_rng) for _ in range(8_000))]
     with_hat = [p["hat"] == "yes" for p, always in seen if always == "hat"]
     assert np.mean(with_hat) == pytest.approx(0.5, abs=0.06)
     for hat in ("yes", "no"):  # what such captions leave open, here the background, is as in the drawings
@@ -247,6 +272,36 @@ def test_balancing_changes_which_captions_are_seen_but_not_what_they_show():
     assert np.mean([p["hat"] == "yes" for p, always in seen if not always]) == pytest.approx(
         np.mean([p["hat"] == "yes" for p in people]), abs=0.03
     )
+
+
+def test_weights_change_what_captions_leave_open_and_nothing_else():
+    labels = np.array([encode(sample_attributes(np.random.default_rng(i))) for i in range(2_000)], dtype=np.uint8)
+    hat, glasses = (torch.as_tensor(labels[:, list(ATTRIBUTES).index(name)]) for name in ("hat", "glasses"))
+    rng, shares = torch.Generator().manual_seed(0), []
+    for weights in (torch.ones(2_000), torch.where(glasses == 1, 2.0, 1.0)):
+        shown = denoiser.balanced(labels, weights)
+        seen = [denoiser.choose(shown, rng) for _ in range(8_000)]
+        index = {name: torch.tensor([i for i, always in seen if always == name]) for name in ("", "hat", "glasses")}
+        shares.append([float((glasses[index[""]] == 1).float().mean()), float((hat[index["hat"]] == 1).float().mean())])
+        assert float((glasses[index["glasses"]] == 1).float().mean()) == pytest.approx(0.5, abs=0.06)
+    (plain, hats), (tilted, hats_too) = shares
+    assert tilted == pytest.approx(2 * plain / (1 + plain), abs=0.03) and tilted > plain + 0.1
+    assert hats == pytest.approx(0.5, abs=0.06) and hats_too == pytest.approx(0.5, abs=0.06)
+
+
+def test_odds_of_being_sampled_are_found_from_the_shares_alone():
+    rng = np.random.default_rng(0)
+    labels = torch.as_tensor(np.array([encode(sample_attributes(rng)) for _ in range(4_000)]).astype(np.int64))
+    columns = {name: labels[:, i] for i, name in enumerate(ATTRIBUTES)}
+    true = torch.where(columns["glasses"] == 1, 0.5, 1.0) * torch.where(columns["style"] == 2, 1.5, 1.0)
+    true /= true.mean()
+    shares = {
+        name: torch.zeros(len(values)).index_add_(0, columns[name], true) / len(labels) for name, values in ATTRIBUTES.items()
+    }
+    found = tilt.odds(labels, shares, samples=100_000)
+    assert found.mean() == pytest.approx(1, abs=1e-4) and (found - true).abs().max() < 0.05
+    few = tilt.odds(labels, shares, samples=20)
+    assert (few - 1).abs().max() < (found - 1).abs().max()  # of few samples little is believed
 
 
 def test_the_gpu_preset_builds_what_it_says():
