@@ -22,6 +22,7 @@ P_MENTION = 0.45  # of each attribute, beside captions that mention nothing
 P_EMPTY = 0.5  # of captions that need not name anything; trains the unconditional branch of classifier-free guidance
 P_UNKNOWN = 0.02  # of each word, replaced by one that the tokenizer does not know
 UNKNOWN = "xyzzy"
+ARTICLES = ("a", "an", "the")
 
 MOOD_WORDS = {
     "smiling": ("smiling", "happy", "cheerful"),
@@ -111,8 +112,8 @@ def words_of(text: str) -> list[str]:
 
 def known_words() -> list[str]:
     """Every word that captions can contain, sorted."""
-    text = "a of in on with and style background hair skin no glasses spectacles beard hat cap clothes outfit shirt bald the an"
-    text += " person robot man woman wearing " + " ".join(HEADS)
+    text = "a of in on with and style background hair skin no glasses spectacles beard hat cap clothes outfit shirt bald"
+    text += " person robot " + " ".join(HEADS)
     text += " ".join(" ".join(v) for v in (["", *ATTRIBUTES["style"]], ["", *BACKGROUNDS], ["", *HAIR], ["", *SKIN], ["", *OUTFIT]))
     text += " short long " + " ".join(" ".join(words) for words in (*MOOD_WORDS.values(), *COLOUR_WORDS.values()))
     return sorted(set(words_of(text)))
@@ -164,6 +165,6 @@ def named_attributes(prompt: str) -> dict[str, str]:
 
 
 def unknown_words(prompt: str) -> tuple[str, ...]:
-    """The words of a prompt that the model never saw, in order, once each."""
-    known = set(known_words())
+    """The words of a prompt that the model never saw, in order, once each; articles, which say nothing to it, apart."""
+    known = {*known_words(), *ARTICLES}
     return tuple(dict.fromkeys(word for word in words_of(prompt) if word not in known))
