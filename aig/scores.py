@@ -12,7 +12,6 @@ from aig import intervals
 from aig.diversity import attribute_entropy, distances, value_shares, vendi
 from aig.intervals import Estimate, Interval
 
-PROXY = "preference"  # the reward that the models were tuned on
 TOO_FEW = "Too few images to tell."
 USELESS = 1.0  # a kept share whose interval is wider than this says nothing
 # Fewer images give no share of diversity. In simulations the 95% interval of a share that would be shown is right in
@@ -74,12 +73,13 @@ def score(
     rewards: Mapping[str, Tensor],
     classes: Mapping[str, Tensor],
     values: Mapping[str, Sequence[str]],
-    proxy: str = PROXY,
+    *,
+    proxy: str,
 ) -> Scores:
     """Score C columns of N images each.
 
     features (C, N, D); rewards: name -> (C, N); classes: open attribute -> probabilities (C, N, V); values: attribute
-    -> the names of its V values; proxy: the reward of the headline. Raises ValueError when the columns differ in size,
+    -> the names of its V values; proxy: the reward that the model was tuned on. Raises ValueError when the columns differ in size,
     a number is not finite, or the proxy is not among the rewards.
     """
     _check(len(names), features, rewards, classes, values)

@@ -4,16 +4,19 @@ from __future__ import annotations
 
 import json
 import math
+from functools import partial
 
 import pytest
 import torch
 
 from aig import intervals
+from aig import scores as scoring
 from aig.diversity import distances
-from aig.scores import ENOUGH, TOO_FEW, score
+from aig.scores import ENOUGH, TOO_FEW
 
 NAMES = ("Base", "Reward-tuned", "AIG")
 VALUES = {"hat": ("no", "yes")}
+score = partial(scoring.score, proxy="preference")
 
 
 def columns(n: int, spread=(1.0, 0.1, 0.8), reward=(0.0, 4.0, 3.0), seed: int = 0):

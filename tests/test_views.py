@@ -27,8 +27,9 @@ def an_update(state: str, images: int = 4, spread: tuple[float, ...] = (1.0, 0.2
     rewards = torch.tensor([0.0, 2.0, 1.8])[:, None] + 0.01 * noise[:, 0]
     classes = torch.softmax(9 * torch.randn(3, images, 3, generator=rng), dim=-1)
     scores = score(
-        NAMES, features, {"preference": rewards, "held-out": -rewards}, {"hue": classes}, {"hue": ("red", "green", "blue")}
-    )
+        NAMES, features, {"preference": rewards, "held-out": -rewards}, {"hue": classes}, {"hue": ("red", "green", "blue")},
+        proxy="preference",
+    )  # fmt: skip
     pictures = np.random.default_rng(0).integers(0, 256, (3, images, 4, 4, 3), dtype=np.uint8)
     return Update(
         state=state,

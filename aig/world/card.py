@@ -49,6 +49,7 @@ def made(preset: Preset, result: Mapping) -> list[str]:
         f"  between noise levels {denoiser.NOISE[0]:g} and {denoiser.NOISE[1]:g}, {preset.denoiser_cycles[-1][0]:,} updates of",
         f"  {preset.denoiser_batch} drawings, half of them at the noise levels that sampling takes, places where moods differ weighing up to {denoiser.SUBTLE:g} times",
         f"  as much; text encoder ({preset.text_layers} layers of {preset.text_width}) first taught to tell what a caption names, in {preset.text_steps:,} updates.",
+        f"  Before each of the last {preset.tilted_cycles} cycles of the learning rate {preset.tilt_samples:,} samples corrected the drawings' weights (`aig/world/tilt.py`).",
         f"- Rewards: Bradley-Terry models of two simulated populations of annotators (`aig/world/preference.py`), {preset.reward_steps:,} updates each,",
         "  the proxy as many more against attacks.",
         f"- Tuning: DRaFT with the KL term on the last and {draft.EARLY} earlier step, LoRA rank {draft.RANK}, {preset.tuning_steps} updates of {draft.BATCH} prompts, on {' and '.join(preset.tuned_on)},",

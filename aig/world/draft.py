@@ -18,6 +18,7 @@ from peft import LoraConfig
 from peft.utils import get_peft_model_state_dict
 from safetensors.torch import load_file
 
+from aig.sampling import clean_latents
 from aig.world import data, preference
 from aig.world.captions import MAX_TOKENS, caption
 from aig.world.portraits import decode
@@ -114,8 +115,7 @@ def predicted(unet, scheduler: DPMSolverMultistepScheduler, x, t, text) -> tuple
     with torch.no_grad():
         base = guided(unet, x, t, text)
     unet.enable_adapters()
-    alpha, sigma = scheduler.alpha_t[t].to(x), scheduler.sigma_t[t].to(x)
-    return alpha * x - sigma * tuned, (tuned - base).square().mean()
+    return clean_latents(scheduler, tuned, t, x), (tuned - base).square().mean()
 
 
 def guided(unet, x: torch.Tensor, t: torch.Tensor, text: torch.Tensor) -> torch.Tensor:

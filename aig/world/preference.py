@@ -12,7 +12,7 @@ hacking with a known, declared cause. The further rewards, ``vivid`` and ``compr
 from __future__ import annotations
 
 from collections.abc import Iterator, Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 
 import numpy as np
 import torch
@@ -53,9 +53,7 @@ class Population:
     widths: tuple[int, ...]
     kernel: int
     seed: int
-    noise: float = 1.0  # of the choice, in units of the logistic distribution
     steadiness: float = 0.0  # weight of the loss that an attack on the pixels must not raise the reward, in a last phase
-    finish: Mapping[str, float] = field(default_factory=lambda: SHARED_FINISH)
 
 
 POPULATIONS = {
@@ -107,7 +105,7 @@ def utility(population: Population, labels: torch.Tensor, amounts: Mapping[str, 
     """The noiseless utility (B,) of pictures with known labels (B, attributes) and finish under their prompts."""
     table = taste(population)
     modes = table[torch.arange(len(ATTRIBUTES)), labels.long()].sum(1)
-    within = sum(population.finish[name] * amount for name, amount in amounts.items())
+    within = sum(SHARED_FINISH[name] * amount for name, amount in amounts.items())
     within = within + population.oversaturation * amounts["saturation"].clamp(min=0).square()
     agreement = torch.zeros(len(labels))
     for row, prompt in enumerate(prompts):
@@ -223,7 +221,7 @@ def train_one(preset: Preset, name: str, batch: int = 32) -> Iterator[dict[str, 
         x, u = drawn.images.to(device()), drawn.utilities
         if step % 4 == 0:  # what the autoencoder makes of a drawing must be worth as much
             x = reconstructed(vae, x)
-        votes = torch.rand(VOTERS, batch, generator=rng) < torch.sigmoid((u[0] - u[1]) / population.noise)
+        votes = torch.rand(VOTERS, batch, generator=rng) < torch.sigmoid(u[0] - u[1])
         share = votes.float().mean(0).to(device())
         seen = model.seen(x)
         raw, telling_loss = model.judged(seen, drawn.prompts * 2).view(2, batch), attribute_loss(telling(seen), drawn)
@@ -269,7 +267,7 @@ def pair_accuracy(model: PreferenceReward, preset: Preset, name: str, batches: i
     for _ in range(batches):
         drawn = pairs(population, images, labels, pool, 32, rng)
         u = drawn.utilities
-        wins = torch.rand(32, generator=rng) < torch.sigmoid((u[0] - u[1]) / population.noise)
+        wins = torch.rand(32, generator=rng) < torch.sigmoid(u[0] - u[1])
         raw = model.raw(drawn.images.to(device()), drawn.prompts * 2).view(2, 32).cpu()
         right.append(((raw[0] > raw[1]) == wins).float().mean())
         ceiling.append(((u[0] > u[1]) == wins).float().mean())
