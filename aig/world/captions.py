@@ -19,7 +19,7 @@ from aig.world.portraits import ATTRIBUTES, BACKGROUNDS, HAIR, MOODS, NONE, OUTF
 
 MAX_TOKENS = 40
 P_MENTION = 0.45  # of each attribute, beside captions that mention nothing
-P_EMPTY = 0.5  # of captions that need not name anything; trains the unconditional branch of classifier-free guidance
+P_EMPTY = 0.35  # of captions that need not name anything; trains the unconditional branch of classifier-free guidance
 P_UNKNOWN = 0.02  # of each word, replaced by one that the tokenizer does not know
 UNKNOWN = "xyzzy"
 ARTICLES = ("a", "an", "the")

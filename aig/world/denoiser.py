@@ -39,8 +39,9 @@ from aig.world.training import compiled, device, fit
 NOISE = (0.1, 200.0)  # bounds of the timesteps' noise levels, in standard deviations per signal: sigma / alpha
 APART = 1.05  # the largest ratio of a noise level to the one before
 READING = 0.1  # weight of the reading loss beside the denoising loss
-SMALL = ("glasses", "beard", "hat", "mood", "hair length")  # a few pixels each, and their rarer values are rare
-SUBTLE = 3.0  # ratio of the loss's weight where the drawings' moods differ most to that where they do not
+# A few pixels each, and their rarer values are rare; moods twice, as they are the hardest.
+SMALL = ("glasses", "beard", "hat", "mood", "mood", "hair length")
+SUBTLE = 5.0  # ratio of the loss's weight where the drawings' moods differ most to that where they do not
 P_SMALL = 0.5  # of a drawing chosen for the value of one of these, which its caption then names
 
 
@@ -224,7 +225,7 @@ class Drawings:
 def balanced(labels: np.ndarray, weights: torch.Tensor) -> dict[str, list[Drawings]]:
     """For each of the ``SMALL`` attributes the drawings that show each of its values; for "" all of them, (N,) weights for N drawings."""
     found = {"": [Drawings(torch.arange(len(labels)), weights)]}
-    for name in SMALL:
+    for name in set(SMALL):
         column = torch.as_tensor(labels[:, list(ATTRIBUTES).index(name)])
         rows = [(column == i).nonzero().squeeze(1) for i, value in enumerate(ATTRIBUTES[name]) if value != NONE]
         found[name] = [Drawings(index, weights[index]) for index in rows if len(index)]
@@ -234,7 +235,7 @@ def balanced(labels: np.ndarray, weights: torch.Tensor) -> dict[str, list[Drawin
 def choose(shown: dict[str, list[Drawings]], rng: torch.Generator) -> tuple[int, str]:
     """A drawing, and the attribute that its caption has to name ("" for none).
 
-    Half of the time a small attribute, one of its values, each uniformly, and a drawing that shows it. As the caption then names
+    Half of the time one of ``SMALL``, one of its values, each uniformly, and a drawing that shows it. As the caption then names
     that value, what it leaves open is distributed as before: only the captions' shares change, p(image | caption) does not.
     """
     pick = lambda n: int(torch.randint(n, (1,), generator=rng))  # noqa: E731

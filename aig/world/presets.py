@@ -65,9 +65,9 @@ CPU = Preset(
     text_steps=1_500,
     denoiser_cycles=(
         (6_000, 6e-4), (7_600, 3e-4), (13_000, 5e-4), (16_500, 4e-4), (17_500, 3e-4), (19_000, 3e-4), (19_700, 2e-4), (22_000, 3e-4),
-        (23_200, 2e-4),
+        (23_200, 2e-4), (24_400, 2e-4), (25_700, 2e-4),
     ),
-    tilted_cycles=3,
+    tilted_cycles=5,
     tilt_samples=2_000,
     denoiser_batch=32,
     note="The shipped weights took a longer way than this recipe. The denoiser's first 6,000 updates ran without the reading loss, its "

@@ -1,4 +1,7 @@
-"""Stage ``ruler``: train the attribute classifier, whose features measure diversity. No reward and no tuning ever sees it."""
+"""Stage ``ruler``: train the attribute classifier, whose features measure diversity.
+
+No reward and no tuning ever sees it. Of the base model's training it sees how often samples show each value (``tilt``).
+"""
 
 from __future__ import annotations
 
