@@ -42,6 +42,7 @@ READING = 0.1  # weight of the reading loss beside the denoising loss
 # A few pixels each, and their rarer values are rare; moods twice, as they are the hardest.
 SMALL = ("glasses", "beard", "hat", "mood", "mood", "hair length")
 SUBTLE = 5.0  # ratio of the loss's weight where the drawings' moods differ most to that where they do not
+FIRST_SEED = 1_000_000  # of the samples that correct the drawings' weights; the evaluation never draws these
 P_SMALL = 0.5  # of a drawing chosen for the value of one of these, which its caption then names
 
 
@@ -180,7 +181,8 @@ def tilted(weights: torch.Tensor, preset: Preset, labels: np.ndarray, pipe: Stab
     path = preset.work / "denoiser" / f"weights-{updates}.safetensors"
     if not path.exists():
         drawn = torch.as_tensor(labels[: preset.drawings])
-        found = tilt.corrected(weights, drawn, pipe, samples=preset.tilt_samples, ruler=preset.work)
+        first = FIRST_SEED + updates * 10  # others each time: errors of one set of samples would add up
+        found = tilt.corrected(weights, drawn, pipe, seeds=range(first, first + preset.tilt_samples), ruler=preset.work)
         save_file({"weights": found}, path.with_suffix(".tmp"))
         os.replace(path.with_suffix(".tmp"), path)
     return load_file(path)["weights"]

@@ -21,26 +21,25 @@ from aig.diversity import value_shares
 from aig.world.bench import draw
 from aig.world.portraits import ATTRIBUTES
 
-FIRST_SEED = 900_000  # of the samples; the evaluation never draws these
 BATCH = 40
 STRENGTH = 10.0  # of the prior that nothing is to be corrected, in samples
 GAIN = 0.7  # samples answer with more than what is asked of them: what is likelier is also drawn more surely
 MOST = 3.0  # the largest weight, and one over the smallest
 
 
-def corrected(weights: Tensor, labels: Tensor, pipe: StableDiffusionPipeline, *, samples: int, ruler: Path) -> Tensor:
+def corrected(weights: Tensor, labels: Tensor, pipe: StableDiffusionPipeline, *, seeds: range, ruler: Path) -> Tensor:
     """The drawings' next weights (N,), mean 1: the present ones (N,) over ``GAIN`` of the odds of being sampled by this pipeline.
 
-    labels: the drawings' attribute values (N, attributes); ruler: the folder of the trained ruler. Seeds are always the same.
+    labels: the drawings' attribute values (N, attributes); seeds: one a sample; ruler: the folder of the trained ruler.
     """
     measure = models.load_ruler(ruler)
     pipe.set_progress_bar_config(disable=True)
     told = []
-    for seed in range(FIRST_SEED, FIRST_SEED + samples, BATCH):
-        count = min(BATCH, FIRST_SEED + samples - seed)
-        told.append(measure(draw(pipe, [""] * count, range(seed, seed + count), guidance=1.0))[1])
+    for i in range(0, len(seeds), BATCH):
+        batch = seeds[i : i + BATCH]
+        told.append(measure(draw(pipe, [""] * len(batch), batch, guidance=1.0))[1])
     shares = {name: value_shares(torch.cat([batch[name] for batch in told])) for name in ATTRIBUTES}
-    weights = (weights / odds(labels, shares, samples) ** GAIN).clamp(1 / MOST, MOST)
+    weights = (weights / odds(labels, shares, len(seeds)) ** GAIN).clamp(1 / MOST, MOST)
     return weights / weights.mean()
 
 
