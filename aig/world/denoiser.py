@@ -41,7 +41,7 @@ APART = 1.05  # the largest ratio of a noise level to the one before
 READING = 0.1  # weight of the reading loss beside the denoising loss
 # A few pixels each, and their rarer values are rare; moods twice, as they are the hardest.
 SMALL = ("glasses", "beard", "hat", "mood", "mood", "hair length")
-SUBTLE = 5.0  # ratio of the loss's weight where the drawings' moods differ most to that where they do not
+SUBTLE = 3.0  # ratio of the loss's weight where the drawings' moods differ most to that where they do not
 FIRST_SEED = 1_000_000  # of the samples that correct the drawings' weights; the evaluation never draws these
 P_SMALL = 0.5  # of a drawing chosen for the value of one of these, which its caption then names
 
@@ -166,7 +166,7 @@ def train(preset: Preset) -> Iterator[dict[str, float]]:
         error, reading = (v - target).square(), reader(text, texts)
         return {"loss": (error * weight).mean() + READING * reading, "mse": error.mean(), "reading": reading}
 
-    fitted = partial(fit, model, loss, folder=preset.work / "denoiser", seed=preset.seed, ema=0.998)
+    fitted = partial(fit, model, loss, folder=preset.work / "denoiser", seed=preset.seed, ema=0.999)
     cycles, weights = preset.denoiser_cycles, torch.ones(preset.drawings)
     for count in range(len(cycles) - preset.tilted_cycles, len(cycles) + 1):
         yield from fitted(cycles=cycles[:count])

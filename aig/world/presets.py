@@ -65,7 +65,7 @@ CPU = Preset(
     text_steps=1_500,
     denoiser_cycles=(
         (6_000, 6e-4), (7_600, 3e-4), (13_000, 5e-4), (16_500, 4e-4), (17_500, 3e-4), (19_000, 3e-4), (19_700, 2e-4), (22_000, 3e-4),
-        (23_200, 2e-4), (24_400, 2e-4), (25_700, 2e-4),
+        (23_200, 2e-4), (24_400, 2e-4), (27_400, 1.5e-4),
     ),
     tilted_cycles=5,
     tilt_samples=2_000,
@@ -77,12 +77,12 @@ CPU = Preset(
     "on drew each kind of timestep from every other of 32 equal parts only; its first 16,500 knew no noise above 50, with 12% of "
     "captions empty for 35%, the next 1,000 had 20% and the cosine schedule's own last timesteps; at 17,500 it went on from half "
     "precision with a fresh optimiser, and its weights were averaged from then on. The first correction of the drawings' weights "
-    "looked at styles, hair lengths, glasses and moods alone, and the first two corrected in full; their 1,520 to 4,000 samples "
-    "were of the same seeds each time. 19,000 to 23,200 had 50% of captions empty, and moods were named as often as other small "
-    "things; only the last 1,300 weigh moods by 5, those before by 3. Five words that no caption contains were taken out of the "
-    "vocabulary of text encoder and rewards. The proxy's updates against attacks were 1,200 in three cycles, the first 400 of "
-    "them against three large steps from anywhere. The autoencoder's first phase weighed L2 by 4, with latent noise 0.03, and its "
-    "decoder had 32 channels and blocks (4, 1, 1).",
+    "looked at styles, hair lengths, glasses and moods alone, the first two corrected in full, the next two by the power 0.7, all "
+    "by 1,520 to 4,000 samples of the same seeds. 19,000 to 23,200 had 50% of captions empty, and moods were named as often as "
+    "other small things; weights were averaged over half as many updates before 24,400. Five words that no caption contains were "
+    "taken out of the vocabulary of text encoder and rewards. The proxy's updates against attacks were 1,200 in three cycles, the "
+    "first 400 of them against three large steps from anywhere. The autoencoder's first phase weighed L2 by 4, with latent noise "
+    "0.03, and its decoder had 32 channels and blocks (4, 1, 1).",
     ruler_steps=2_200,
     reward_steps=800,
     tuning_steps=52,

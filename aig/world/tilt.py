@@ -23,7 +23,7 @@ from aig.world.portraits import ATTRIBUTES
 
 BATCH = 40
 STRENGTH = 10.0  # of the prior that nothing is to be corrected, in samples
-GAIN = 0.7  # samples answer with more than what is asked of them: what is likelier is also drawn more surely
+GAIN = 0.5  # samples answer with more than what is asked of them: what is likelier is also drawn more surely
 MOST = 3.0  # the largest weight, and one over the smallest
 
 
