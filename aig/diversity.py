@@ -55,7 +55,7 @@ def attribute_entropy(probabilities: Tensor) -> float:
     limit = min(probabilities.shape)
     p = value_shares(probabilities)
     p = p[p > 0]
-    return float(-(p * p.log()).sum() / math.log(limit)) if limit > 1 else 0.0
+    return float((p * p.log()).sum().abs() / math.log(limit)) if limit > 1 else 0.0  # never -0.0
 
 
 def _checked(matrix: Tensor, what: str, width: str) -> Tensor:

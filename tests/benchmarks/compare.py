@@ -1,7 +1,7 @@
-"""``python -m tests.benchmarks.compare``: one comparison through the engine, against its model rows and the naive way.
+"""``python -m tests.benchmarks.compare``: one comparison through the engine, against its model evaluations and the naive way.
 
 Four images a column, 20 steps, guidance on, three columns. Everything is measured in one process, in turns, on an otherwise
-idle machine: the run as the app does it, the model rows alone, and the naive way (three stock pipeline calls in float32, AIG
+idle machine: the run as the app does it, its model evaluations (rows) alone, and the naive way (three stock pipeline calls in float32, AIG
 with two copies of the model, the LoRA loaded the stock way, nothing skipped or shared).
 """
 
@@ -27,7 +27,7 @@ REQUEST = Request(prompt="a person with glasses", images=4, steps=20, guidance=4
 
 
 def ours(engine: Engine) -> dict[str, float]:
-    """Seconds to the first preview and to the end, and the model rows."""
+    """Seconds to the first preview and to the end, and the model evaluations."""
     start, first = time.perf_counter(), None
     for update in engine.stream(REQUEST):
         if first is None and update.images is not None:
