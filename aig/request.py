@@ -27,7 +27,7 @@ class Request:
     seed: int = 7  # image k of a column has seed + k
     images: int = 9  # a column, 1 to 16
     steps: int = 12  # denoising steps T, 1 to 100
-    guidance: float = 4.0  # classifier-free guidance scale, 0 to 20; off up to 1
+    guidance: float = 3.0  # classifier-free guidance scale, 0 to 20; off up to 1
     schedule: str = "power_2"
     tuning: str = "preference"  # the tuned model, one of those of ``model``
     lora_scale: float = 1.0  # of the tuned model, 0 to 1.5

@@ -19,7 +19,7 @@ from aig import models
 from aig.world import data
 from aig.world.presets import Preset
 
-STEPS, GUIDANCE = 12, 4.0
+STEPS, GUIDANCE = 12, 3.0
 Part = Generator[dict[str, float], None, dict]  # yields progress, returns figures
 
 
