@@ -165,6 +165,6 @@ def named_attributes(prompt: str) -> dict[str, str]:
 
 
 def unknown_words(prompt: str) -> tuple[str, ...]:
-    """The words of a prompt that the model never saw, in order, once each; articles, which say nothing to it, apart."""
+    """The words of a prompt that the model never saw, in order, once each; without articles, which say nothing to it."""
     known = {*known_words(), *ARTICLES}
     return tuple(dict.fromkeys(word for word in words_of(prompt) if word not in known))

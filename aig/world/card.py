@@ -136,17 +136,18 @@ def solvers(parts: Sequence[Mapping]) -> list[str]:
 def tuning(result: Mapping, reward: str) -> list[str]:
     """What tuning on a reward did."""
     settings, found = result["settings"], result[f"tuned on {reward}"]
-    last = ", ".join(f"{name.removeprefix('AIG ')} {share:.2f}" for name, share in found["last shares"].items())
+    last = "; ".join(f"{name.removeprefix('AIG ')}: {share:.2f}" for name, share in found["last shares"].items())
     return [
         f"Tuned on {reward}: {settings['seeds']} seeds, no prompt, {settings['steps']} steps. *By modes* is the part of the reward that a linear fit on",
         "attributes explains, *within modes* the rest; entropy is the normalised entropy, mean over the attributes; confidence is the",
         "classifier's; diversity is the mean pairwise distance of features; precision is against 5,000 drawings. *Gain kept* is the share of",
         "the reward that tuning without KL won, *entropy kept* and *diversity kept* those of what it lost.",
-        f"AIG's share of the tuned model at the last step is below 1 but for those that end there: {last}.",
+        f"AIG's share of the tuned model at the last step: {last}.",
         "",
         *table(kept(found["table"], reward)),
         "",
-        "Scores of AIG above those of the others at the same reward, with 95% jackknife intervals over the seeds; the others' on straight",
+        "Scores of AIG above those of the others at the same reward, with 95% jackknife intervals over the seeds, where these differ at all,",
+        "not over trainings and not corrected for the number of comparisons; the others' on straight",
         "lines between their rows from base to KL 0. (Where a curve is bent outwards, lines between few rows run below it, which favours AIG.)",
         "",
         *table(compared(found["at equal reward"])),
@@ -167,8 +168,10 @@ def kept(rows: Sequence[Mapping], reward: str) -> list[dict]:
         return (row[score] - worst[score]) / span if span else float("nan")
 
     lost = ("entropy", "diversity")
-    shares = [{"gain kept": share(row, reward, base, tuned)} | {f"{name} kept": share(row, name, tuned, base) for name in lost} for row in rows]
-    return [{**row, **kept} for row, kept in zip(rows, shares, strict=True)]
+    return [
+        {**row, "gain kept": share(row, reward, base, tuned)} | {f"{name} kept": share(row, name, tuned, base) for name in lost}
+        for row in rows
+    ]
 
 
 def compared(rows: Sequence[Mapping]) -> list[dict]:
@@ -176,7 +179,8 @@ def compared(rows: Sequence[Mapping]) -> list[dict]:
     lines: dict[tuple[str, str], dict[str, str]] = {}
     for row in rows:
         cells = lines.setdefault((row["score"], row["method"]), {})
-        cells[row["other"]] = f"{row['more']:+.3f} ({row['low']:+.2f} to {row['high']:+.2f})"
+        interval = f" ({row['low']:+.2f} to {row['high']:+.2f})" if row["low"] < row["high"] else ""
+        cells[row["other"]] = f"{row['more']:+.3f}{interval}"
     others = [name for name in METHODS if name != "AIG"]
     return [
         {"score": score, "method": method} | {f"above {name}": cells.get(name, "") for name in others}

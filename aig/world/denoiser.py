@@ -3,8 +3,9 @@
 The text reaches the UNet twice, both ways stock: by cross-attention, and pooled into the time embedding (as in DeepFloyd IF),
 which every residual block sees. Before the UNet trains, the text encoder and the pooling learn to tell what a caption names:
 minutes, where learning it through the denoising loss alone takes hours. That loss stays on beside the denoising loss, with
-fixed heads; without it the words of small things (glasses) were forgotten before the UNet could draw them. Writes
-``work/pipeline``, a StableDiffusionPipeline.
+fixed heads; without it the words of small things (glasses) were forgotten before the UNet could draw them. Late in training
+samples correct how often each drawing is seen (``tilt``), which needs the trained ruler. Writes ``work/pipeline``, a
+StableDiffusionPipeline.
 """
 
 from __future__ import annotations
@@ -42,7 +43,7 @@ READING = 0.1  # weight of the reading loss beside the denoising loss
 # A few pixels each, and their rarer values are rare; moods twice, as they are the hardest.
 SMALL = ("glasses", "beard", "hat", "mood", "mood", "hair length")
 SUBTLE = 3.0  # ratio of the loss's weight where the drawings' moods differ most to that where they do not
-FIRST_SEED = 1_000_000  # of the samples that correct the drawings' weights; the evaluation never draws these
+CORRECTION_SEED = 1_000_000  # first of the samples that correct the drawings' weights; the evaluation never draws these
 P_SMALL = 0.5  # of a drawing chosen for the value of one of these, which its caption then names
 
 
@@ -125,7 +126,9 @@ class Reader(nn.Module):
 
 
 def train(preset: Preset) -> Iterator[dict[str, float]]:
-    """Train, resume and finally save the pipeline."""
+    """Train, resume and finally save the pipeline. Raises ValueError when there is no ruler yet and samples are to be told."""
+    if preset.tilted_cycles and not (preset.work / "ruler.safetensors").exists():
+        raise ValueError(f"The denoiser's training needs the ruler; run the stage ruler of the preset {preset.name} first.")
     vae = AutoencoderTiny.from_pretrained(preset.work / "vae").to(device(), memory_format=torch.channels_last)
     images, labels = data.load(preset)
     latents = autoencoder.encode_all(vae, images[: preset.drawings])
@@ -181,7 +184,7 @@ def tilted(weights: torch.Tensor, preset: Preset, labels: np.ndarray, pipe: Stab
     path = preset.work / "denoiser" / f"weights-{updates}.safetensors"
     if not path.exists():
         drawn = torch.as_tensor(labels[: preset.drawings])
-        first = FIRST_SEED + updates * 10  # others each time: errors of one set of samples would add up
+        first = CORRECTION_SEED + updates * 10  # others each time: errors of one set of samples would add up
         found = tilt.corrected(weights, drawn, pipe, seeds=range(first, first + preset.tilt_samples), ruler=preset.work)
         save_file({"weights": found}, path.with_suffix(".tmp"))
         os.replace(path.with_suffix(".tmp"), path)
@@ -225,7 +228,7 @@ class Drawings:
 
 
 def balanced(labels: np.ndarray, weights: torch.Tensor) -> dict[str, list[Drawings]]:
-    """For each of the ``SMALL`` attributes the drawings that show each of its values; for "" all of them, (N,) weights for N drawings."""
+    """For each of the ``SMALL`` attributes the drawings that show each of its values; "": all. labels (N, attributes), weights (N,)."""
     found = {"": [Drawings(torch.arange(len(labels)), weights)]}
     for name in set(SMALL):
         column = torch.as_tensor(labels[:, list(ATTRIBUTES).index(name)])

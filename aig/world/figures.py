@@ -22,6 +22,7 @@ from aig.world.presets import Preset
 
 SEEDS = tradeoffs.SEEDS[:12]
 CELL, GAP, LABEL = 96, 3, 180  # pixels; the world's pictures are enlarged
+LONE = {"AIG step_0.6": "x", "AIG power_2, ending at 1": "+", "AIG power_4, ending at 1": "1"}  # apart from the line of powers: markers
 ZOOMED = 6  # held-out drawings that are shown with their reconstructions
 
 
@@ -107,10 +108,10 @@ def curves(table: Sequence[Mapping], preset: Preset, reward: str, path: Path) ->
     left.legend(frameon=False)
     for colour, name in zip(COLOURS[1:], tradeoffs.METHODS, strict=True):  # from the page's colour of the tuned model on: AIG has its own
         points = [measured[label] for label in tradeoffs.members(measured, name)]
-        lone = [row for row in points if name == "AIG" and ("step" in row["method"] or "ending" in row["method"])]  # of other families
+        lone = [row for row in points if row["method"] in LONE]
         line = sorted((row for row in points if row not in lone), key=lambda row: row[reward])
         right.plot([row[reward] for row in line], [row["entropy"] for row in line], "o-", color=colour, label=name, markersize=4)
-        for marker, row in zip("x+1", lone, strict=False):
+        for marker, row in zip(LONE.values(), lone, strict=True) if lone else ():
             right.plot(row[reward], row["entropy"], marker, color=colour, label=row["method"], markersize=8)
     right.set(xlabel=reward, ylabel="entropy of attributes")
     right.legend(frameon=False)

@@ -1,4 +1,4 @@
-"""Settings of the embedded world: ``cpu`` trains in about eleven hours on two cores; ``gpu`` wants a CUDA GPU."""
+"""Settings of the embedded world: ``cpu`` trains in about twelve hours on two cores; ``gpu`` wants a CUDA GPU."""
 
 from __future__ import annotations
 

@@ -24,26 +24,26 @@ from aig.world.portraits import ATTRIBUTES
 BATCH = 40
 STRENGTH = 10.0  # of the prior that nothing is to be corrected, in samples
 GAIN = 0.5  # samples answer with more than what is asked of them: what is likelier is also drawn more surely
-MOST = 3.0  # the largest weight, and one over the smallest
+MOST = 3.0  # bound of the weights, and one over it, before they are divided by their mean
 
 
 def corrected(weights: Tensor, labels: Tensor, pipe: StableDiffusionPipeline, *, seeds: range, ruler: Path) -> Tensor:
-    """The drawings' next weights (N,), mean 1: the present ones (N,) over ``GAIN`` of the odds of being sampled by this pipeline.
+    """The drawings' next weights (N,), mean 1: the present ones (N,) over the ``density_ratio`` to the power ``GAIN``.
 
-    labels: the drawings' attribute values (N, attributes); seeds: one a sample; ruler: the folder of the trained ruler.
+    labels: the drawings' attribute values (N, attributes); pipe draws the samples; seeds: one a sample; ruler: the folder of the
+    trained ruler.
     """
     measure = models.load_ruler(ruler)
     pipe.set_progress_bar_config(disable=True)
     told = []
-    for i in range(0, len(seeds), BATCH):
-        batch = seeds[i : i + BATCH]
-        told.append(measure(draw(pipe, [""] * len(batch), batch, guidance=1.0))[1])
+    for chunk in (seeds[i : i + BATCH] for i in range(0, len(seeds), BATCH)):
+        told.append(measure(draw(pipe, [""] * len(chunk), chunk, guidance=1.0))[1])
     shares = {name: value_shares(torch.cat([batch[name] for batch in told])) for name in ATTRIBUTES}
-    weights = (weights / odds(labels, shares, len(seeds)) ** GAIN).clamp(1 / MOST, MOST)
+    weights = (weights / density_ratio(labels, shares, len(seeds)) ** GAIN).clamp(1 / MOST, MOST)
     return weights / weights.mean()
 
 
-def odds(labels: Tensor, shares: Mapping[str, Tensor], samples: int) -> Tensor:
+def density_ratio(labels: Tensor, shares: Mapping[str, Tensor], samples: int) -> Tensor:
     """How much more often than the drawings (N, attributes) their like was sampled, (N,) with mean 1.
 
     The distribution over the drawings that has the sampled shares of every value, and is otherwise as even as can be: an

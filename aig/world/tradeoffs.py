@@ -128,7 +128,7 @@ def at_equal_reward(measured: Mapping[str, Mapping[str, Estimate]], reward: str)
 
 
 def on_lines(x: Estimate, xs: Sequence[Estimate], ys: Sequence[Estimate]) -> Estimate:
-    """The linear interpolation of ys over xs at x, of all images and with each left out."""
+    """The linear interpolation of ys over xs at x, of all images and with each left out; an x beyond a line's end takes the end's y."""
     all_and_left_out = lambda e: np.array([e.value, *e.left_out.tolist()])  # noqa: E731
     points = np.stack([np.stack([all_and_left_out(a), all_and_left_out(b)]) for a, b in zip(xs, ys, strict=True)])  # (rows, 2, 1 + N)
     found = [

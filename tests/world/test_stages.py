@@ -289,7 +289,7 @@ def test_weights_change_what_captions_leave_open_and_nothing_else():
     assert hats == pytest.approx(0.5, abs=0.06) and hats_too == pytest.approx(0.5, abs=0.06)
 
 
-def test_odds_of_being_sampled_are_found_from_the_shares_alone():
+def test_how_much_too_often_a_drawing_is_sampled_is_found_from_the_shares_alone():
     rng = np.random.default_rng(0)
     labels = torch.as_tensor(np.array([encode(sample_attributes(rng)) for _ in range(4_000)]).astype(np.int64))
     columns = {name: labels[:, i] for i, name in enumerate(ATTRIBUTES)}
@@ -298,9 +298,9 @@ def test_odds_of_being_sampled_are_found_from_the_shares_alone():
     shares = {
         name: torch.zeros(len(values)).index_add_(0, columns[name], true) / len(labels) for name, values in ATTRIBUTES.items()
     }
-    found = tilt.odds(labels, shares, samples=100_000)
+    found = tilt.density_ratio(labels, shares, samples=100_000)
     assert found.mean() == pytest.approx(1, abs=1e-4) and (found - true).abs().max() < 0.05
-    few = tilt.odds(labels, shares, samples=20)
+    few = tilt.density_ratio(labels, shares, samples=20)
     assert (few - 1).abs().max() < (found - 1).abs().max()  # of few samples little is believed
 
 
