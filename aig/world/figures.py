@@ -22,7 +22,7 @@ from aig.world.presets import Preset
 
 SEEDS = tradeoffs.SEEDS[:12]
 CELL, GAP, LABEL = 96, 3, 180  # pixels; the world's pictures are enlarged
-LONE = {"AIG step_0.6": "x", "AIG power_2, ending at 1": "+", "AIG power_4, ending at 1": "1"}  # apart from the line of powers: markers
+LONE = {"AIG step_0.6": "x", "AIG power_2, ending at 1": "+", "AIG power_4, ending at 1": "1"}  # markers, not on the line of powers
 ZOOMED = 6  # held-out drawings that are shown with their reconstructions
 
 
@@ -111,8 +111,8 @@ def curves(table: Sequence[Mapping], preset: Preset, reward: str, path: Path) ->
         lone = [row for row in points if row["method"] in LONE]
         line = sorted((row for row in points if row not in lone), key=lambda row: row[reward])
         right.plot([row[reward] for row in line], [row["entropy"] for row in line], "o-", color=colour, label=name, markersize=4)
-        for marker, row in zip(LONE.values(), lone, strict=True) if lone else ():
-            right.plot(row[reward], row["entropy"], marker, color=colour, label=row["method"], markersize=8)
+        for row in lone:
+            right.plot(row[reward], row["entropy"], LONE[row["method"]], color=colour, label=row["method"], markersize=8)
     right.set(xlabel=reward, ylabel="entropy of attributes")
     right.legend(frameon=False)
     figure.savefig(path, metadata={"Date": None})

@@ -84,6 +84,11 @@ def test_denoiser_learns_and_resumes_after_a_kill_in_a_tilted_cycle(world):
     assert rows["killed"][-1]["loss"] == pytest.approx(rows["whole"][-1]["loss"], rel=1e-3)
 
 
+def test_the_denoiser_asks_for_the_ruler_before_it_trains(world):
+    with pytest.raises(ValueError, match="run the stage ruler"):
+        next(denoiser.train(beside(world, "without a ruler")))
+
+
 def test_latents_stay_what_they_are_while_the_decoder_trains_on(world):
     list(autoencoder.train(world))
     short = beside(world, "short", decoder_steps=0)
