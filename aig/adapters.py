@@ -247,7 +247,8 @@ def _read(path: str | Path) -> tuple[dict[str, Tensor], dict]:
             tensors = {key: file.get_tensor(key) for key in file.keys()}  # noqa: SIM118  no dict
             settings = json.loads((file.metadata() or {}).get("lora_adapter_metadata", "{}"))
     except (OSError, SafetensorError, ValueError, RecursionError) as error:
-        raise ValueError(f"{Path(path).name!r} cannot be read as safetensors: {error}") from error
+        reason = str(error).strip().partition("\n")[0][:200]
+        raise ValueError(f"{Path(path).name!r} cannot be read as safetensors: {reason}") from error
     return tensors, settings if isinstance(settings, dict) else {}
 
 
@@ -279,10 +280,14 @@ def _alpha_over_rank(settings: dict, layer: str, rank: int) -> float:
     pattern = settings.get("alpha_pattern")
     for name, value in pattern.items() if isinstance(pattern, dict) else ():
         if not re.fullmatch(r"[\w.]+", name):  # peft reads regular expressions, which no stranger should bring
-            raise ValueError(f"the LoRA's alpha_pattern {name!r} is not a layer name")
+            raise ValueError(f"the LoRA's alpha_pattern {name[:80]!r} is not a layer name")
         if f".{layer}".endswith(f".{name}"):
             alpha = value
             break
     if isinstance(alpha, bool) or not isinstance(alpha, (int, float)):
-        raise ValueError(f"the LoRA's alpha {alpha!r} is not a number")
+        raise ValueError(f"the LoRA's alpha {repr(alpha)[:80]} is not a number")
+    try:
+        alpha = float(alpha)
+    except OverflowError as error:  # a whole number of hundreds of digits
+        raise ValueError("the LoRA's alpha is beyond all numbers that are computed with") from error
     return alpha / (math.sqrt(rank) if settings.get("use_rslora") else rank)

@@ -209,7 +209,7 @@ def test_what_is_refused(sd, tmp_path) -> None:
         "DoRA": ({f"{layer}.dora_scale": torch.ones(1, 4)}, "the file is DoRA"),
         "LoHa": ({f"{layer}.hada_w1_a": torch.ones(4, 2)}, "the file is LoHa"),
         "LoKr": ({f"{layer}.lokr_w1": torch.ones(4, 2)}, "the file is LoKr"),
-        "bias": ({f"{layer}.diff_b": torch.ones(4)}, "the file is a bias difference"),
+        "bias": ({f"{layer}.diff_b": torch.ones(4)}, "the file is a LoRA with a bias difference, by its .*diff_b'"),
         "other": ({"cond_stage_model.weight": torch.ones(4, 2)}, "holds 'cond_stage_model.weight', which is no part"),
         "unknown layer": ({key.replace("down_blocks", "side_blocks"): tensor for key, tensor in kohya.items() if layer in key}, "side"),
         "negative": ({f"{layer}.alpha": torch.tensor(-1.0)}, "alpha / rank is -0.5"),
@@ -217,8 +217,8 @@ def test_what_is_refused(sd, tmp_path) -> None:
         "absurd": ({f"{layer}.alpha": torch.tensor(1e9)}, "alpha / rank is 5e"),
         "nan": ({f"{layer}.alpha": torch.tensor(float("nan"))}, "alpha / rank is nan"),
         "two numbers": ({f"{layer}.alpha": torch.ones(2)}, "is not one number"),
-        "stray alpha": ({"lora_unet_nothing.alpha": torch.tensor(1.0)}, "is not one number beside a LoRA layer"),
-        "half": ({re.sub("to_(q|v|out_0)[.]", "to_k.", down): kohya[down]}, "do not fit|only one of"),
+        "stray alpha": ({"lora_unet_nothing.alpha": torch.tensor(1.0)}, "'lora_unet_nothing.alpha' is not beside a LoRA layer"),
+        "half": ({re.sub("to_(q|v|out_0)[.]", "to_k.", down): kohya[down]}, "has only one half of a layer, 'lora_unet"),
     }.items():  # fmt: skip
         bad = saved(tmp_path / "bad.safetensors", {**kohya, **change})
         with pytest.raises(ValueError, match=message) as caught:
