@@ -39,7 +39,7 @@ _OTHER_KINDS = (
     (r"\.b?oft_|\boft_blocks", "OFT"),
     (r"\.(?:[ab][12])\.weight$", "GLoRA"),
     (r"\.on_input$", "IA3"),
-    (r"\.lora_[AB](?:\.\w+)?\.bias$|\.diff_b$|\.b_norm$", "a LoRA with a bias difference"),
+    (r"(?:\.lora_[AB](?:\.\w+)?|\.base_layer)\.bias$|\.diff_b$|\.b_norm$", "a LoRA with a bias difference"),
     (r"\.diff$|\.set_weight$|\.w_norm$|\.reshape_weight$|modules_to_save", "a LoRA with a whole-weight difference"),
     (r"norm.*\.(?:scale|weight|bias)$", "a LoRA with weights of a norm"),
 )

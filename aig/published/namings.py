@@ -138,7 +138,7 @@ def _authors(denoiser: nn.Module, own: list[str]) -> Iterator[tuple[str, tuple[s
             for layer in own:
                 if layer == ours or layer.startswith(f"{ours}."):
                     inner = layer.removeprefix(ours).removeprefix(".")
-                    yield f"{theirs}.{UNET_RESNET.get(inner, inner)}", (layer,)
+                    yield f"{theirs}.{UNET_RESNET.get(inner, inner)}".rstrip("."), (layer,)
 
 
 def _numbered(theirs: str, block: Names, ours: str, count: int) -> Iterator[tuple[str, tuple[str, ...]]]:

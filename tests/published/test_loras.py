@@ -6,19 +6,17 @@ from __future__ import annotations
 import copy
 import json
 import re
-from pathlib import Path
 
 import pytest
 import torch
 from peft import LoraConfig, PeftModel, get_peft_model
-from safetensors.torch import load_file, save_file
+from safetensors.torch import load_file
 from torch import Tensor
 
 from aig import adapters
 from aig.published import loras
 from tests import families
-
-ALPHA = 1.5  # with rank 2: a strength of 0.75
+from tests.lorafiles import ALPHA, assert_same_tuning, saved, stock, weights
 
 
 @pytest.fixture(scope="module", params=["sd", "sdxl", "sd3", "flux", "pixart", "sana"])
@@ -32,37 +30,6 @@ def family(request, tmp_path_factory):
 def sd(tmp_path_factory):
     pipe = families.build("sd")
     return pipe, families.lora(pipe, tmp_path_factory.mktemp("sd"))
-
-
-def weights(module) -> dict[str, Tensor]:
-    return {name: tensor.clone() for name, tensor in module.state_dict().items()}
-
-
-def stock(pipe, path: Path) -> dict[str, Tensor]:
-    """The denoiser's weights after the stock way to load and fuse a file; the pipeline stays as it is."""
-    other = copy.copy(pipe)
-    part = "unet" if hasattr(pipe, "unet") else "transformer"
-    setattr(other, part, copy.deepcopy(families.denoiser(pipe)))
-    other.load_lora_weights(str(path.parent), weight_name=path.name)
-    other.fuse_lora()
-    other.unload_lora_weights()
-    return weights(families.denoiser(other))
-
-
-def assert_same_tuning(pipe, path: Path, expected: dict[str, Tensor]) -> None:
-    base, twin = (
-        weights(families.denoiser(pipe)),
-        weights(adapters.fused(families.denoiser(pipe), loras.read(path, pipe))),
-    )
-    assert twin.keys() == expected.keys()
-    assert max((expected[name] - base[name]).abs().max() for name in base) > 0.01
-    for name in base:
-        torch.testing.assert_close(twin[name], expected[name], atol=1e-5, rtol=1e-4)
-
-
-def saved(path: Path, tensors: dict[str, Tensor], metadata: dict | None = None) -> Path:
-    save_file({name: tensor.clone().contiguous() for name, tensor in tensors.items()}, path, metadata=metadata)
-    return path
 
 
 def in_old_format(tensors: dict[str, Tensor]) -> dict[str, Tensor]:
