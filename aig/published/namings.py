@@ -93,7 +93,8 @@ UNET_RESNET = {"conv1": "in_layers.2", "conv2": "out_layers.3", "time_emb_proj":
 def plain(name: str) -> str:
     """A layer's name without what wrappers and trainers put in front, for looking it up."""
     name = _COMPILED.sub("", name)
-    return _flat(name[front.end() :] if (front := _IN_FRONT.match(name)) else name)
+    inner = name[front.end() :] if (front := _IN_FRONT.match(name)) else name
+    return _flat(inner).rstrip("_")  # one trainer's names end in to_q_
 
 
 class Place(NamedTuple):
