@@ -24,6 +24,7 @@ from aig.published.folders import short
 
 MAX_SETTINGS = 1_000_000  # bytes of an adapter_config.json
 MAX_NAME, MAX_TENSORS = 500, 20_000  # characters of a key, and keys; published files have up to 120 and 5,000
+MAX_RANK = 256  # of a layer that is narrower than that
 MAX_NUMBER = 1e12  # of a rank or an alpha in settings; a larger one is not looked at
 MAX_CHANGE = 1e4  # bound of what a LoRA may add to one number of the weights, which are around 1 and below
 _PEFT = "base_model.model."
@@ -183,14 +184,24 @@ def _fitted(tensors: Mapping[str, Tensor], layer: _Layer, weights: Mapping[str, 
         raise ValueError(f"the LoRA's {_shown(layer.down)} has the shape {_shape(down)}, but {first!r} takes {(rank, *inner)}")
     if up.shape[:2] != (sum(sizes), rank) or up[0, 0].numel() != 1:
         raise ValueError(f"the LoRA's {_shown(layer.up)} has the shape {_shape(up)}, but {first!r} takes {(sum(sizes), rank)}")
-    if rank > (smaller := min(*sizes, inner.numel())):
-        raise ValueError(f"the LoRA has rank {rank} in {_shown(layer.down)}, where 1 to {smaller} is possible")
+    smaller = min(*sizes, inner.numel())
+    if rank > (most := smaller if len(sizes) > 1 else max(smaller, MAX_RANK)):
+        raise ValueError(f"the LoRA has rank {rank} in {_shown(layer.down)}, where 1 to {most} is possible")
     for key in (layer.down, layer.up):
         if not torch.isfinite(tensors[key].float()).all():
             raise ValueError(f"the LoRA holds NaN or infinite values in {_shown(key)}")
     if (change := rank * float(down.float().abs().max()) * float(up.abs().max())) > MAX_CHANGE:
         raise ValueError(f"the LoRA's {_shown(layer.up)} can change weights by {change:g}, which cannot be right")
-    return down.reshape(rank, *inner), up.reshape(sum(sizes), rank, *(1,) * (len(inner) - 1))
+    if rank > smaller:
+        down, up = _narrowed(down, up)
+    return down.reshape(-1, *inner), up.reshape(sum(sizes), -1, *(1,) * (len(inner) - 1))
+
+
+def _narrowed(down: Tensor, up: Tensor) -> tuple[Tensor, Tensor]:
+    """The same product with the rank of its smaller side: trainers give the narrow layers the rank of the wide ones."""
+    product = up.flatten(1) @ down.float().flatten(1)
+    rows, columns = product.shape
+    return (product, torch.eye(rows)) if rows < columns else (torch.eye(columns), product)
 
 
 def _shape(tensor: Tensor) -> str:

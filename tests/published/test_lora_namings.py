@@ -253,3 +253,24 @@ def test_halves_of_a_one_by_one_convolution_are_those_of_a_linear_layer(tmp_path
             pair = {layer: (down.view(*down.shape, *shape), up.view(*up.shape, *shape))}
             assert_reads(pipe, in_kohya(pair), {layer: ALPHA / RANK * up @ down}, tmp_path)
         adapters.switched(copy.deepcopy(pipe.unet), loras.read(tmp_path / FILE, pipe))
+
+
+def test_a_narrow_layer_may_have_the_rank_of_the_wide_ones(tmp_path) -> None:
+    """FLUX's img_in takes 64 numbers and its last layer gives 64, where files of rank 128 are common; here it is 16."""
+    pipe = pipeline("flux")
+    torch.manual_seed(5)
+    pairs = {"img_in": (torch.randn(24, 16), torch.randn(32, 24)), "final_layer.linear": (torch.randn(24, 32), torch.randn(16, 24))}
+    pairs["final_layer.adaLN_modulation.1"] = (torch.randn(40, 32), torch.randn(64, 40))
+    changes = {name: product(*pair) for name, pair in pairs.items()}
+    blocks = {"double_blocks.0.img_attn.proj": torch.zeros(32, 32), "single_blocks.0.linear2": torch.zeros(32, 160)}
+    expected = converted(single_file_utils.convert_flux_transformer_checkpoint_to_diffusers, changes | blocks, 32)
+    expected = {layer: ALPHA / (40 if layer == "norm_out.linear" else 24) * change for layer, change in expected.items()}
+    assert expected.keys() == {"x_embedder", "proj_out", "norm_out.linear"}
+    assert_reads(pipe, in_kohya(pairs), expected, tmp_path)
+    unet = pipeline("sd")
+    pair = {"conv_in": (torch.randn(40, 4, 3, 3), torch.randn(8, 40, 1, 1))}
+    assert_reads(unet, in_kohya(pair), {"conv_in": ALPHA / 40 * product(*pair["conv_in"])}, tmp_path)
+    for rank in (300, 4096):
+        pair = {"conv_in": (torch.randn(rank, 4, 3, 3), torch.randn(8, rank, 1, 1))}
+        with pytest.raises(ValueError, match=f"has rank {rank} in 'lora_unet_conv_in.lora_down.weight', where 1 to 256 is possible"):
+            loras.read(saved(tmp_path / FILE, in_kohya(pair)), unet)
