@@ -135,11 +135,12 @@ def _authors(denoiser: nn.Module, own: list[str]) -> Iterator[tuple[str, tuple[s
         yield from _numbered("joint_blocks", SD3_BLOCK, "transformer_blocks", len(denoiser.transformer_blocks))
     elif kind == "UNet2DConditionModel":
         yield from UNET_ENDS.items()
-        for theirs, ours in _unet_parts(denoiser):
-            for layer in own:
-                if layer == ours or layer.startswith(f"{ours}."):
-                    inner = layer.removeprefix(ours).removeprefix(".")
-                    yield f"{theirs}.{UNET_RESNET.get(inner, inner)}".rstrip("."), (layer,)
+        parts = {ours: theirs for theirs, ours in _unet_parts(denoiser)}
+        for words in (layer.split(".") for layer in own):
+            for length in (3, 4, 5):  # of a part's name: of the middle, of others, of a downsampler's only layer
+                if theirs := parts.get(".".join(words[:length])):
+                    inner = ".".join(words[length:])
+                    yield f"{theirs}.{UNET_RESNET.get(inner, inner)}".rstrip("."), (".".join(words),)
 
 
 def _numbered(theirs: str, block: Names, ours: str, count: int) -> Iterator[tuple[str, tuple[str, ...]]]:
