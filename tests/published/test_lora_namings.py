@@ -13,7 +13,7 @@ from functools import cache
 
 import pytest
 import torch
-from diffusers import UNet2DConditionModel
+from diffusers import SD3Transformer2DModel, UNet2DConditionModel
 from diffusers.loaders import single_file_utils
 from peft import LoraConfig
 from safetensors.torch import load_file
@@ -105,6 +105,22 @@ def test_the_authors_names_of_a_transformer(family: str, tmp_path) -> None:
     blocks = {name: pair for name, pair in pairs.items() if "_blocks." in name}
     changed = {layer: increment for layer, increment in expected.items() if "_blocks." in layer}
     assert_reads(pipe, in_peft(blocks, "base_model.model."), changed, tmp_path)
+
+
+def test_an_sd3_of_two_blocks_with_the_second_attention_of_the_medium_model(tmp_path) -> None:
+    """A block before the last also changes the text; its first norm has three times as many rows for each attention."""
+    pipe = copy.copy(pipeline("sd3"))
+    settings = {"num_layers": 2, "dual_attention_layers": (0,), "qk_norm": "rms_norm"}
+    pipe.transformer = SD3Transformer2DModel(**{**pipe.transformer.config, **settings})
+    sizes = {name.replace("blocks.0", "blocks.1"): size for name, size in sd3_sizes(16).items()}
+    first = {"x_block.attn2.qkv": (48, 16), "x_block.attn2.proj": (16, 16), "x_block.adaLN_modulation.1": (144, 16)}
+    first |= {"context_block.attn.proj": (16, 16), "context_block.mlp.fc1": (64, 16), "context_block.mlp.fc2": (16, 64)}
+    first |= {"context_block.adaLN_modulation.1": (96, 16)}
+    pairs = halves(sd3_sizes(16) | sizes | {f"joint_blocks.0.{name}": size for name, size in first.items()})
+    convert = single_file_utils.convert_sd3_transformer_checkpoint_to_diffusers
+    expected = converted(convert, {name: product(*pair) for name, pair in pairs.items()}, 16)
+    assert expected.keys() == own_layers(pipe.transformer).keys()
+    assert_reads(pipe, in_kohya(pairs), times(expected, ALPHA / RANK), tmp_path)
 
 
 @pytest.mark.parametrize("layout", ["attention last", "attention first"])
