@@ -21,6 +21,7 @@ from diffusers import DiffusionPipeline
 from torch import Tensor, nn
 
 MAX_STRENGTH = 10.0  # largest |scale * alpha / rank| taken for a real LoRA
+NO_DENOISERS = ("MotionAdapter", "T5FilmDecoder")  # which diffusers keeps beside the denoisers
 ADAPTER = "aig"  # name of the peft adapter of ``switched``
 
 
@@ -30,6 +31,19 @@ def denoiser(pipe: DiffusionPipeline) -> nn.Module:
     if module is None:
         raise ValueError(f"{type(pipe).__name__} has no denoiser: it needs a unet or a transformer")
     return module
+
+
+def denoisers(pipe: DiffusionPipeline) -> dict[str, nn.Module]:
+    """All modules that predict noise, by name, the pipeline's own first: some have one for late steps, or a prior."""
+    main = denoiser(pipe)
+    found = {name: module for name, module in pipe.components.items() if isinstance(module, nn.Module)}
+    kinds = {name: type(getattr(module, "_orig_mod", module)) for name, module in found.items()}
+    predicts = {
+        name: found[name]
+        for name, kind in kinds.items()
+        if kind.__module__.startswith(("diffusers.models.unets", "diffusers.models.transformers")) and kind.__name__ not in NO_DENOISERS
+    }
+    return {name: module for name, module in found.items() if module is main} | predicts
 
 
 def pair(base: nn.Module, tuned: nn.Module | None = None) -> tuple[Callable, Callable]:

@@ -1,0 +1,135 @@
+"""Which step a run is in: counted by what the scheduler does, for pipelines scale and name timesteps as they like.
+
+A step's share holds from the step's own time until the next one's. Schedulers that evaluate more than once a step differ in where:
+Heun at the next step's time, KDPM2 between the two, PNDM (its Runge-Kutta beginning) at both.
+"""
+
+from __future__ import annotations
+
+import functools
+import inspect
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+
+import torch
+from diffusers import DiffusionPipeline, SchedulerMixin
+from torch import Tensor
+
+ROUNDING = 1e-2  # of a timestep of 1000 in 16 or 32 bits
+
+
+def steps_of(scheduler: SchedulerMixin) -> list[int]:
+    """The step, from 0, that each of the scheduler's n timesteps belongs to; ValueError where that is not known."""
+    times = scheduler.timesteps.tolist()
+    n, steps = len(times), getattr(scheduler, "num_inference_steps", None) or len(times)
+    if n == 2 * steps - 1:  # every step but the last is evaluated twice: Heun at the next one's time, KDPM2 in the middle
+        early = int(all(a == b for a, b in zip(times[1::2], times[2::2])))
+        return [(i + early) // 2 for i in range(n)]
+    if n == steps + 1:  # PNDM evaluates the second step twice; others end with a time that is never evaluated
+        second = times[1:2] == times[2:3]
+        return [i - (i > 1) if second else min(i, steps - 1) for i in range(n)]
+    if n == steps + 9:  # PNDM begins with three Runge-Kutta steps of four evaluations
+        return [min((i + 1) // 4, 3) for i in range(13)] + list(range(4, steps))
+    if n == steps:
+        return list(range(n))
+    kind = type(scheduler).__name__
+    raise ValueError(f"{kind} has {n} timesteps for {steps} steps, in an order that is not known: choose another scheduler")
+
+
+def step_of(scheduler: SchedulerMixin, timestep: Tensor | float) -> int:
+    """The step of one of the scheduler's own timesteps; where several are equal, the one that its own count is nearest to."""
+    t, counted = _first(timestep), getattr(scheduler, "step_index", None) or 0
+    found = [i for i, time in enumerate(scheduler.timesteps.tolist()) if abs(time - t) <= ROUNDING]
+    if not found:
+        raise ValueError(f"timestep {t} is not one of the scheduler's {len(scheduler.timesteps)}")
+    return steps_of(scheduler)[min(found, key=lambda i: abs(i - counted))]
+
+
+class Clock:
+    """The place of a run in its scheduler's timesteps, and how often the denoiser was called there."""
+
+    def __init__(self, pipe: DiffusionPipeline, steps: int) -> None:
+        self.pipe, self.scheduler, self.steps = pipe, pipe.scheduler, steps
+        self.times = self.told = self.given = None  # times: of this run; told: to scale_model_input; given: to the denoiser
+        self.place = self.calls = self.copies = self.sampled = 0
+
+    def starts(self) -> bool:
+        """Whether the next call of the denoiser is the first of a run."""
+        return self.times is not self.scheduler.timesteps
+
+    def evaluation(self, given: Tensor | float | None) -> tuple[int, int]:
+        """(step, how many calls it has had before) of a call of the denoiser, which is given this timestep.
+
+        Raises ValueError unless the scheduler has ``steps`` steps and makes each of them after its evaluations.
+        """
+        if self.pipe.scheduler is not self.scheduler:
+            raise ValueError("the pipeline's scheduler was replaced inside annealed(): replace it before")
+        given = None if given is None else torch.as_tensor(given).flatten().tolist()
+        if self.starts():
+            self._begin()
+        elif self.calls and given != self.given or self.copies > self.sampled:
+            raise ValueError(
+                f"{type(self.pipe).__name__} goes on to another timestep without a step of its scheduler, so its steps cannot be counted: "
+                "it is not supported"
+            )
+        if self.place >= len(self.plan):
+            raise ValueError(f"{type(self.pipe).__name__} goes on after its scheduler's last step: it is not supported")
+        self.calls, self.given = self.calls + 1, given
+        return self.plan[self.place], self.calls - 1
+
+    def _begin(self) -> None:
+        self.times, self.plan = self.scheduler.timesteps, steps_of(self.scheduler)
+        if 1 + self.plan[-1] != self.steps:
+            raise ValueError(f"there are weights for {self.steps} steps, but the scheduler runs {1 + self.plan[-1]}")
+        self.place, self.calls, self.copies, self.sampled = getattr(self.scheduler, "begin_index", None) or 0, 0, 0, 0
+        if self.told in (times := self.times.tolist()):  # image to image begins later, and some schedulers don't know
+            self.place = max(self.place, times.index(self.told))
+
+    def step(self, timestep: Tensor | float) -> None:
+        """The scheduler goes from this timestep to the next."""
+        t = _first(timestep)
+        if self.times is not None and not (self.place < len(self.times) and abs(self.times[self.place].item() - t) <= ROUNDING):
+            raise ValueError(
+                f"{type(self.pipe).__name__} steps from timestep {t:g} where the scheduler's next is another, so its steps cannot be "
+                "counted: it is not supported"
+            )
+        self.place, self.calls, self.sampled = self.place + 1, 0, self.sampled + 1
+
+
+@contextmanager
+def counted(pipe: DiffusionPipeline, steps: int, sees: Callable[[Tensor], None] = lambda sample: None) -> Iterator[Clock]:
+    """The clock of the pipeline's runs; before each of the scheduler's steps ``sees`` gets the latents (B, ...).
+
+    The scheduler's class is another one meanwhile, since pipelines copy schedulers, and a method put on one would still move it.
+    """
+    clock, scheduler, kind = Clock(pipe, steps), pipe.scheduler, type(pipe.scheduler)
+    signature = inspect.signature(kind.step)
+
+    @functools.wraps(kind.step)  # the pipeline looks at the signature to know whether to pass generators
+    def step(self, *args, **kwargs):
+        if self is scheduler:
+            given = signature.bind(self, *args, **kwargs).arguments
+            sees(given["sample"])
+            clock.step(given["timestep"])
+        else:
+            clock.copies += 1
+        return kind.step(self, *args, **kwargs)
+
+    methods = {"step": step}
+    if hasattr(kind, "scale_model_input"):
+
+        @functools.wraps(kind.scale_model_input)
+        def scale_model_input(self, sample, timestep=None, *args, **kwargs):
+            clock.told = None if timestep is None else _first(timestep)
+            return kind.scale_model_input(self, sample, timestep, *args, **kwargs)
+
+        methods["scale_model_input"] = scale_model_input
+    scheduler.__class__ = type(kind.__name__, (kind,), methods | {"__module__": kind.__module__})
+    try:
+        yield clock
+    finally:
+        scheduler.__class__ = kind
+
+
+def _first(timestep: Tensor | float) -> float:
+    return float(torch.as_tensor(timestep).flatten()[0])
