@@ -129,7 +129,7 @@ def _mixing(
     run: _Run, clock: Clock, denoiser: nn.Module, base: Callable, table: list[list[Part]], twins: list[nn.Module], follow: Callable
 ) -> Callable:
     """The denoiser's new forward."""
-    plain = getattr(denoiser, "_orig_mod", denoiser)  # of a compiled one
+    plain = supported.plain(denoiser)
     names, ledger, images = list(inspect.signature(plain.forward).parameters), run.ledger, len(table[0])
     known = families.prompt_comes(run.pipe) if any(not part.guided or part.text for parts in table for part in parts) else None
 
@@ -147,7 +147,7 @@ def _mixing(
                 parted, rows = [None], list(range(call.rows))
             for some in parted:
                 count = call.rows if some is None else len(some)
-                answers.append(Answer.of((model or base)(**call.some(some)), count))
+                answers.append(Answer.of((base if model is None else model)(**call.some(some)), count))
             found |= {row: done + rows.index(row.row) for row in mine}
         ledger.rows[name] += sum(answer.rows for answer in answers)
         return joined(answers).arranged([found.get(row, 0) for row in asked]) if answers else None
@@ -177,7 +177,7 @@ def _mixing(
         eps_base, eps_tuned = predict("base", call, asked_base), predict("tuned", call, asked_tuned)
         eps = _mixed(eps_base, eps_tuned, torch.tensor([part.share for part in parts] * branches))
         if any(answered):
-            eps = _mixed(eps or run.answer, run.answer, torch.tensor(answered).float())
+            eps = _mixed(run.answer if eps is None else eps, run.answer, torch.tensor(answered).float())
         run.answer = eps
         ledger.leader = plans.parted(parts, run.leader, branches + later)
         return eps.like(eps.tensors)

@@ -64,7 +64,7 @@ class Clock:
         """
         if self.pipe.scheduler is not self.scheduler:
             raise ValueError("the pipeline's scheduler was replaced inside annealed(): replace it before")
-        given = None if given is None else torch.as_tensor(given).flatten().tolist()
+        given = None if given is None else set(torch.as_tensor(given).flatten().tolist())
         if self.starts():
             self._begin()
         elif self.calls and given != self.given or self.copies > self.sampled:

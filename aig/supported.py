@@ -61,6 +61,22 @@ def only(pipe: DiffusionPipeline, denoisers: dict[str, nn.Module]) -> None:
         )
 
 
+def plain(module: nn.Module) -> nn.Module:
+    """The module inside of one that torch.compile has wrapped."""
+    return getattr(module, "_orig_mod", module)
+
+
+def unhooked(denoiser: nn.Module) -> nn.Module:
+    """The denoiser. ValueError when something stands before its layers' forward that a copy would share, or that keeps
+    weights elsewhere or in few bits."""
+    for name, part in denoiser.named_modules():
+        if getattr(vars(part).get("_diffusers_hook"), "hooks", None) or "_hf_hook" in vars(part):
+            raise ValueError(
+                f"{name or 'the denoiser'} is hooked (layerwise casting, offloading, a cache): add the LoRA first, then the hooks"
+            )
+    return denoiser
+
+
 def _hooks(model: nn.Module) -> dict[str, object]:
     """Where and what: those of diffusers that change an answer."""
     return {

@@ -24,7 +24,7 @@ class Stock:
 
     pipe: d.DiffusionPipeline
     call: Callable[[int], dict[str, object]]  # for B images
-    calls: int = 1  # of the denoiser at a step
+    calls: int | tuple[int, ...] = 1  # of the denoiser at a step, or at each
     steps: int = 3
     begins: int = 0  # at this step
     output: str = "latent"
@@ -39,7 +39,9 @@ def alike(images: int, *shape: int, seed: int = 0) -> Tensor:
     return normal(1, *shape, seed=seed).expand(images, *shape).clone()
 
 
-def prompts(*shape: int, negative: bool = True, mask: bool = False, masks: str = "{}prompt_attention_mask", kind: torch.dtype = torch.long) -> Callable[[int], dict]:
+def prompts(
+    *shape: int, negative: bool = True, mask: bool = False, masks: str = "{}prompt_attention_mask", kind: torch.dtype = torch.long
+) -> Callable[[int], dict]:
     """Embeddings (B, L, D) with and without prompt, and their masks."""
 
     def call(images: int) -> dict[str, object]:
@@ -173,9 +175,7 @@ def hidream() -> Stock:
 
 
 def qwen() -> Stock:
-    model = d.QwenImageTransformer2DModel(
-        in_channels=16, out_channels=4, joint_attention_dim=8, axes_dims_rope=(4, 2, 2), **SMALL
-    )
+    model = d.QwenImageTransformer2DModel(in_channels=16, out_channels=4, joint_attention_dim=8, axes_dims_rope=(4, 2, 2), **SMALL)
     pipe = d.QwenImagePipeline(flow(), None, None, None, model)
     masked = prompts(4, 8, mask=True, masks="{}prompt_embeds_mask")
     return Stock(pipe=pipe, call=lambda b: masked(b) | SIZE | {"true_cfg_scale": 3.0}, calls=2)
@@ -237,29 +237,36 @@ def latte() -> Stock:
         norm_elementwise_affine=False, caption_channels=8, video_length=2, attention_bias=True, num_embeds_ada_norm=1000, **SMALL,
     )  # fmt: skip
     pipe = d.LattePipeline(None, None, vae(), model, d.DDIMScheduler(clip_sample=False, **BETAS))
-    return Stock(pipe=pipe, call=lambda b: prompts(4, 8)(b) | SIZE | {"negative_prompt": None, "video_length": 2, "clean_caption": False, "mask_feature": False})
+    return Stock(
+        pipe=pipe,
+        call=lambda b: (
+            prompts(4, 8)(b) | SIZE | {"negative_prompt": None, "video_length": 2, "clean_caption": False, "mask_feature": False}
+        ),
+    )
+
+
+def movq() -> nn.Module:
+    return d.VQModel(
+        block_out_channels=(8, 8), down_block_types=("DownEncoderBlock2D",) * 2, up_block_types=("UpDecoderBlock2D",) * 2, latent_channels=4,
+        norm_num_groups=4, num_vq_embeddings=8,
+    )  # fmt: skip
 
 
 def kandinsky3() -> Stock:
     model = d.Kandinsky3UNet(
-        time_embedding_dim=8, groups=2, attention_head_dim=4, layers_per_block=3, block_out_channels=(8, 8, 16, 16), cross_attention_dim=8,
+        time_embedding_dim=8, groups=2, attention_head_dim=4, layers_per_block=1, block_out_channels=(8, 8), cross_attention_dim=8,
         encoder_hid_dim=8,
     )  # fmt: skip
-    pipe = d.Kandinsky3Pipeline(None, None, model, d.DDPMScheduler(**BETAS), d.VQModel(block_out_channels=(8,), latent_channels=4, norm_num_groups=4, num_vq_embeddings=8))
+    pipe = d.Kandinsky3Pipeline(None, None, model, d.DDPMScheduler(**BETAS), movq())
     masked = prompts(4, 8, mask=True, masks="{}attention_mask")
     return Stock(pipe=pipe, call=lambda b: masked(b) | {"height": 64, "width": 64})
 
 
 def kandinsky22() -> Stock:
-    model = tiny.unet(
-        out_channels=8, encoder_hid_dim=8, encoder_hid_dim_type="image_proj", cross_attention_dim=8, addition_embed_type="image", class_embed_type=None
-    )
-    pipe = d.KandinskyV22Pipeline(model, d.DDIMScheduler(clip_sample=False, **BETAS), d.VQModel(block_out_channels=(8,), latent_channels=4, norm_num_groups=4, num_vq_embeddings=8))
-
-    def call(b: int) -> dict[str, object]:
-        return {"image_embeds": alike(b, 8), "negative_image_embeds": alike(b, 8, seed=1), "height": 64, "width": 64}
-
-    return Stock(pipe=pipe, call=call)
+    conditions = {"encoder_hid_dim": 8, "encoder_hid_dim_type": "image_proj", "addition_embed_type": "image"}
+    model = tiny.unet(out_channels=8, cross_attention_dim=8, **conditions)
+    pipe = d.KandinskyV22Pipeline(model, d.DDIMScheduler(clip_sample=False, **BETAS), movq())
+    return Stock(pipe=pipe, call=lambda b: {"image_embeds": alike(b, 8), "negative_image_embeds": alike(b, 8, seed=1), **SIZE})
 
 
 def deepfloyd() -> Stock:
@@ -292,7 +299,9 @@ def img2img() -> Stock:
 
 
 def inpaint() -> Stock:
-    return sd("StableDiffusionInpaintPipeline")(lambda b: {"image": pictures(b), "mask_image": (pictures(b)[:, :1] > 0.5).float(), "strength": 1.0, **SIZE})
+    return sd("StableDiffusionInpaintPipeline")(
+        lambda b: {"image": pictures(b), "mask_image": (pictures(b)[:, :1] > 0.5).float(), "strength": 1.0, **SIZE}
+    )
 
 
 def pag() -> Stock:
@@ -315,15 +324,27 @@ def t2i_adapter() -> Stock:
 
 def animatediff() -> Stock:
     base = tiny.unet(cross_attention_dim=8)
-    motion = d.MotionAdapter(block_out_channels=(8, 16), motion_layers_per_block=1, motion_norm_num_groups=4, motion_num_attention_heads=2, use_motion_mid_block=False)
+    motion = d.MotionAdapter(
+        block_out_channels=(8, 16),
+        motion_layers_per_block=1,
+        motion_norm_num_groups=4,
+        motion_num_attention_heads=2,
+        use_motion_mid_block=False,
+    )
     scheduler = d.DDIMScheduler(clip_sample=False, **BETAS)
     pipe = d.AnimateDiffPipeline(vae(), None, None, base, motion, scheduler)
     return Stock(pipe=pipe, call=lambda b: prompts(4, 8)(b) | SIZE | {"num_frames": 3})
 
 
 def sd3_skips_layers() -> Stock:
-    options = {"guidance_scale": 3.0, "skip_guidance_layers": [0], "skip_layer_guidance_start": 0.0, "skip_layer_guidance_stop": 1.0, **SIZE}
-    return Stock(pipe=families.build("sd3"), call=lambda b: {"prompt": ["a cat"] * b} | options, calls=2)
+    options = {
+        "guidance_scale": 3.0,
+        "skip_guidance_layers": [0],
+        "skip_layer_guidance_start": 0.0,
+        "skip_layer_guidance_stop": 1.0,
+        **SIZE,
+    }
+    return Stock(pipe=families.build("sd3"), call=lambda b: {"prompt": ["a cat"] * b} | options, calls=(1, 2, 2))
 
 
 def flux() -> Stock:
