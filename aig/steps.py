@@ -20,10 +20,12 @@ ROUNDING = 1e-2  # of a timestep of 1000 in 16 or 32 bits
 
 def steps_of(scheduler: SchedulerMixin) -> list[int]:
     """The step, from 0, that each of the scheduler's n timesteps belongs to; ValueError where that is not known."""
+    if "stage_index" in inspect.signature(scheduler.set_timesteps).parameters:
+        raise ValueError(f"{type(scheduler).__name__} has the steps of several stages, which weights cannot tell apart: it is not supported")
     times = scheduler.timesteps.tolist()
     n, steps = len(times), getattr(scheduler, "num_inference_steps", None) or len(times)
     if n == 2 * steps - 1:  # every step but the last is evaluated twice: Heun at the next one's time, KDPM2 in the middle
-        early = int(all(a == b for a, b in zip(times[1::2], times[2::2])))
+        early = int(times[1::2] == times[2::2] and not hasattr(scheduler, "sigmas_interpol"))
         return [(i + early) // 2 for i in range(n)]
     if n == steps + 1:  # PNDM evaluates the second step twice; others end with a time that is never evaluated
         second = times[1:2] == times[2:3]

@@ -17,9 +17,10 @@ def check(denoiser: nn.Module, twins: Iterable[nn.Module]) -> None:
     base = _hooks(denoiser)
     for model in (denoiser, *twins):
         hooks = _hooks(model)
-        if kept := [hook for hook in hooks.values() if hook._is_stateful]:
+        kept = [hook for hook in hooks.values() if hook._is_stateful]
+        if cache := next(iter(kept), getattr(model, "_cache_config", None)):
             raise ValueError(
-                f"a cache is enabled ({type(kept[0]).__name__}), which would answer for one model with what the other computed: "
+                f"a cache is enabled ({type(cache).__name__}), which would answer for one model with what the other computed: "
                 "call disable_cache() on the denoiser first"
             )
         if {at: type(hook) for at, hook in hooks.items()} != {at: type(hook) for at, hook in base.items()}:

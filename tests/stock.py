@@ -204,7 +204,7 @@ def ltx() -> Stock:
 def cogvideox() -> Stock:
     model = d.CogVideoXTransformer3DModel(
         in_channels=4, out_channels=4, time_embed_dim=2, text_embed_dim=8, sample_width=2, sample_height=2, sample_frames=9, max_text_seq_length=4,
-        **SMALL,
+        **SMALL | {"num_layers": 2},
     )  # fmt: skip
     pipe = d.CogVideoXPipeline(None, None, None, model, d.CogVideoXDDIMScheduler())
     return Stock(pipe=pipe, call=lambda b: prompts(4, 8)(b) | {"height": 16, "width": 16, "num_frames": 8})
@@ -294,6 +294,10 @@ def pix2pix() -> Stock:
     return sd("StableDiffusionInstructPix2PixPipeline", {"in_channels": 8})(lambda b: {"image": pictures(b), "image_guidance_scale": 2.0})
 
 
+def stable_diffusion() -> Stock:
+    return sd("StableDiffusionPipeline")(lambda b: SIZE)
+
+
 def img2img() -> Stock:
     return replace(sd("StableDiffusionImg2ImgPipeline")(lambda b: {"image": pictures(b), "strength": 0.67}), steps=6, begins=2)
 
@@ -366,7 +370,7 @@ def sdxl_img2img() -> Stock:
 STOCK = {
     maker.__name__: maker
     for maker in (
-        img2img, inpaint, pix2pix, controlnet, t2i_adapter, pag, animatediff, deepfloyd, kandinsky22, kandinsky3, chroma, hunyuan_dit, cogview3,
+        stable_diffusion, img2img, inpaint, pix2pix, controlnet, t2i_adapter, pag, animatediff, deepfloyd, kandinsky22, kandinsky3, chroma, hunyuan_dit, cogview3,
         cogview4, lumina, lumina2, aura_flow, sana_sprint, z_image, hidream, qwen, wan, ltx, cogvideox, hunyuan_video, mochi, latte, sd3_skips_layers, flux, kontext, sdxl_img2img,
     )
 }  # fmt: skip
