@@ -21,7 +21,7 @@ ROUNDING = 1e-2  # of a timestep of 1000 in 16 or 32 bits
 def steps_of(scheduler: SchedulerMixin) -> list[int]:
     """The step, from 0, that each of the scheduler's n timesteps belongs to; ValueError where that is not known."""
     if "stage_index" in inspect.signature(scheduler.set_timesteps).parameters:
-        raise ValueError(f"{type(scheduler).__name__} has the steps of several stages, which weights cannot tell apart: it is not supported")
+        raise ValueError(f"{type(scheduler).__name__} samples in stages, each with steps of its own: it is not supported")
     times = scheduler.timesteps.tolist()
     n, steps = len(times), getattr(scheduler, "num_inference_steps", None) or len(times)
     if n == 2 * steps - 1:  # every step but the last is evaluated twice: Heun at the next one's time, KDPM2 in the middle
@@ -87,6 +87,10 @@ class Clock:
         if self.told in (times := self.times.tolist()):  # image to image begins later, and some schedulers don't know
             self.place = max(self.place, times.index(self.told))
 
+    def copy_steps(self, **given: object) -> None:
+        """A copy of the scheduler makes a step."""
+        self.copies += 1
+
     def step(self, timestep: Tensor | float) -> None:
         """The scheduler goes from this timestep to the next."""
         t = _first(timestep)
@@ -100,37 +104,49 @@ class Clock:
 
 @contextmanager
 def counted(pipe: DiffusionPipeline, steps: int, sees: Callable[[Tensor], None] = lambda sample: None) -> Iterator[Clock]:
-    """The clock of the pipeline's runs; before each of the scheduler's steps ``sees`` gets the latents (B, ...).
+    """The clock of the pipeline's runs; before each of the scheduler's steps ``sees`` gets the latents (B, ...)."""
+    clock, scheduler = Clock(pipe, steps), pipe.scheduler
 
-    The scheduler's class is another one meanwhile, since pipelines copy schedulers, and a method put on one would still move it.
-    """
-    clock, scheduler, kind = Clock(pipe, steps), pipe.scheduler, type(pipe.scheduler)
-    signature = inspect.signature(kind.step)
+    def stepped(sample: Tensor, timestep: Tensor | float, **others: object) -> None:
+        sees(sample)
+        clock.step(timestep)
 
-    @functools.wraps(kind.step)  # the pipeline looks at the signature to know whether to pass generators
-    def step(self, *args, **kwargs):
-        if self is scheduler:
-            given = signature.bind(self, *args, **kwargs).arguments
-            sees(given["sample"])
-            clock.step(given["timestep"])
-        else:
-            clock.copies += 1
-        return kind.step(self, *args, **kwargs)
+    def told(timestep: Tensor | float | None = None, **others: object) -> None:
+        clock.told = None if timestep is None else _first(timestep)
 
-    methods = {"step": step}
-    if hasattr(kind, "scale_model_input"):
-
-        @functools.wraps(kind.scale_model_input)
-        def scale_model_input(self, sample, timestep=None, *args, **kwargs):
-            clock.told = None if timestep is None else _first(timestep)
-            return kind.scale_model_input(self, sample, timestep, *args, **kwargs)
-
-        methods["scale_model_input"] = scale_model_input
-    scheduler.__class__ = type(kind.__name__, (kind,), methods | {"__module__": kind.__module__})
+    seen = {"step": _Seen(scheduler, "step", stepped, clock.copy_steps)}
+    if hasattr(scheduler, "scale_model_input"):
+        seen["scale_model_input"] = _Seen(scheduler, "scale_model_input", told, lambda **given: None)
+    before = {name: vars(scheduler)[name] for name in seen if name in vars(scheduler)}
+    vars(scheduler).update(seen)
     try:
         yield clock
     finally:
-        scheduler.__class__ = kind
+        for name in seen:
+            del vars(scheduler)[name]
+        vars(scheduler).update(before)
+
+
+class _Seen:
+    """A scheduler's method, whose arguments are seen first. Pipelines copy schedulers: a copy's method moves that copy."""
+
+    def __init__(self, scheduler: SchedulerMixin, name: str, sees: Callable, sees_copies: Callable) -> None:
+        self.scheduler, self.name, self.sees, self.sees_copies = scheduler, name, sees, sees_copies
+        self.method = getattr(scheduler, name)
+        self.signature = inspect.signature(self.method)
+        functools.update_wrapper(self, self.method)  # pipelines look at the signature
+
+    def __call__(self, *args: object, **kwargs: object) -> object:
+        self.sees(**self.signature.bind(*args, **kwargs).arguments)
+        return self.method(*args, **kwargs)
+
+    def __deepcopy__(self, memo: dict) -> _Seen:
+        copied = memo.get(id(self.scheduler))
+        if copied is None:  # not the scheduler is copied, but its state
+            return self
+        new = _Seen.__new__(_Seen)
+        vars(new).update(vars(self), scheduler=copied, sees=self.sees_copies, method=getattr(type(copied), self.name).__get__(copied))
+        return new
 
 
 def _first(timestep: Tensor | float) -> float:

@@ -6,6 +6,7 @@ prompts are in ``tests.families``.
 
 from __future__ import annotations
 
+import inspect
 from collections.abc import Callable
 from dataclasses import dataclass, replace
 
@@ -254,7 +255,7 @@ def movq() -> nn.Module:
 
 def kandinsky3() -> Stock:
     model = d.Kandinsky3UNet(
-        time_embedding_dim=8, groups=2, attention_head_dim=4, layers_per_block=1, block_out_channels=(8, 8), cross_attention_dim=8,
+        time_embedding_dim=8, groups=2, attention_head_dim=4, layers_per_block=3, block_out_channels=(8, 8, 16, 16), cross_attention_dim=8,
         encoder_hid_dim=8,
     )  # fmt: skip
     pipe = d.Kandinsky3Pipeline(None, None, model, d.DDPMScheduler(**BETAS), movq())
@@ -367,10 +368,91 @@ def sdxl_img2img() -> Stock:
     return Stock(pipe=pipe, call=lambda b: {"prompt": ["a cat"] * b, "image": pictures(b), "strength": 0.5}, steps=6, begins=3)
 
 
+def family(name: str, **options: object) -> Stock:
+    size = {"height": families.size(name), "width": families.size(name)}
+    return Stock(pipe=families.build(name), call=lambda b: {"prompt": ["a cat"] * b} | size | options)
+
+
+def sdxl() -> Stock:
+    return family("sdxl")
+
+
+def sd3() -> Stock:
+    return family("sd3")
+
+
+def pixart() -> Stock:
+    return family("pixart", use_resolution_binning=False)
+
+
+def sana() -> Stock:
+    return family("sana", use_resolution_binning=False, complex_human_instruction=None)
+
+
+def relative(kind: str, name: str, **parts: object) -> d.DiffusionPipeline:
+    """Another class of pipeline with a family's components."""
+    known = inspect.signature(getattr(d, kind)).parameters
+    return getattr(d, kind)(**{name: part for name, part in families.build(name).components.items() if name in known}, **parts)
+
+
+def sdxl_pag() -> Stock:
+    return replace(family("sdxl", pag_scale=2.0), pipe=relative("StableDiffusionXLPAGPipeline", "sdxl", pag_applied_layers="mid"))
+
+
+def sd3_pag() -> Stock:
+    return replace(family("sd3", pag_scale=2.0), pipe=relative("StableDiffusion3PAGPipeline", "sd3", pag_applied_layers="blocks.0"))
+
+
+def sana_pag() -> Stock:
+    options = {"use_resolution_binning": False, "complex_human_instruction": None}
+    pipe = relative("SanaPAGPipeline", "sana", pag_applied_layers="transformer_blocks.0")
+    return replace(family("sana", pag_scale=2.0, **options), pipe=pipe)
+
+
+def flux_img2img() -> Stock:
+    pipe = relative("FluxImg2ImgPipeline", "flux")
+    return Stock(pipe=pipe, call=lambda b: {"prompt": ["a cat"] * b, "image": pictures(b), "strength": 0.5} | SIZE, steps=6, begins=3)
+
+
+def sdxl_adapter() -> Stock:
+    adapter = d.T2IAdapter(in_channels=3, channels=[8, 16], num_res_blocks=1, downscale_factor=4, adapter_type="full_adapter_xl")
+    pipe = relative("StableDiffusionXLAdapterPipeline", "sdxl", adapter=adapter)
+    return Stock(pipe=pipe, call=lambda b: {"prompt": ["a cat"] * b, "image": pictures(b)} | SIZE)
+
+
+def bria() -> Stock:
+    model = d.BriaTransformer2DModel(in_channels=16, num_single_layers=1, joint_attention_dim=8, axes_dims_rope=[0, 4, 4], **SMALL)
+    pipe = d.BriaPipeline(model, flow(), vae(), None, None)
+    return Stock(pipe=pipe, call=lambda b: prompts(4, 8)(b) | SIZE)
+
+
+def ovis() -> Stock:
+    model = d.OvisImageTransformer2DModel(
+        in_channels=16, out_channels=16, num_single_layers=1, joint_attention_dim=8, axes_dims_rope=(2, 2, 4), **SMALL
+    )
+    pipe = d.OvisImagePipeline(flow(), vae(), None, None, model)
+    return Stock(pipe=pipe, call=lambda b: prompts(4, 8)(b) | SIZE | {"negative_prompt": None}, calls=2)
+
+
+def sana_video() -> Stock:
+    model = d.SanaVideoTransformer3DModel(
+        in_channels=4, out_channels=4, num_attention_heads=2, attention_head_dim=12, num_layers=1, num_cross_attention_heads=2,
+        cross_attention_head_dim=12, cross_attention_dim=24, caption_channels=8, sample_size=8, rope_max_seq_len=32,
+    )  # fmt: skip
+    pipe = d.SanaVideoPipeline(None, None, None, model, flow())
+    masked = prompts(4, 8, mask=True)
+    return Stock(
+        pipe=pipe,
+        call=lambda b: masked(b) | {"negative_prompt": None, "height": 64, "width": 64, "frames": 9, "use_resolution_binning": False},
+    )
+
+
 STOCK = {
     maker.__name__: maker
     for maker in (
-        stable_diffusion, img2img, inpaint, pix2pix, controlnet, t2i_adapter, pag, animatediff, deepfloyd, kandinsky22, kandinsky3, chroma, hunyuan_dit, cogview3,
-        cogview4, lumina, lumina2, aura_flow, sana_sprint, z_image, hidream, qwen, wan, ltx, cogvideox, hunyuan_video, mochi, latte, sd3_skips_layers, flux, kontext, sdxl_img2img,
+        stable_diffusion, img2img, inpaint, pix2pix, controlnet, t2i_adapter, pag, animatediff, deepfloyd, kandinsky22,
+        kandinsky3, chroma, hunyuan_dit, cogview3, cogview4, lumina, lumina2, aura_flow, sana_sprint, z_image, hidream, qwen,
+        wan, ltx, cogvideox, hunyuan_video, mochi, latte, sd3_skips_layers, flux, kontext, sdxl_img2img, sdxl, sd3, pixart, sana,
+        sdxl_pag, sd3_pag, sana_pag, flux_img2img, sdxl_adapter, bria, ovis, sana_video,
     )
 }  # fmt: skip

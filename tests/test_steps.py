@@ -63,7 +63,9 @@ def test_every_scheduler_is_the_naive_mix(name: str, options: dict, evaluations:
     assert steps_of(stock.pipe.scheduler) == list(evaluations) and type(stock.pipe.scheduler) is kind
 
 
-@pytest.mark.parametrize("kind", [d.DDIMScheduler, d.HeunDiscreteScheduler, d.DPMSolverMultistepScheduler, d.FlowMatchEulerDiscreteScheduler])
+@pytest.mark.parametrize(
+    "kind", [d.DDIMScheduler, d.HeunDiscreteScheduler, d.DPMSolverMultistepScheduler, d.FlowMatchEulerDiscreteScheduler]
+)
 def test_fewer_or_more_weights_than_steps_are_refused_before_a_model_is_asked(kind) -> None:
     stock, twin = with_scheduler(kind())
     for steps in (T - 1, T + 1, 2 * T - 1):
@@ -79,7 +81,7 @@ def test_an_unknown_order_is_refused() -> None:
     scheduler.timesteps = torch.arange(17)
     with pytest.raises(ValueError, match="DDIMScheduler has 17 timesteps for 4 steps, in an order that is not known"):
         steps_of(scheduler)
-    with pytest.raises(ValueError, match="HeliosScheduler has the steps of several stages"):
+    with pytest.raises(ValueError, match="HeliosScheduler samples in stages"):
         steps_of(d.HeliosScheduler())
 
 
@@ -97,8 +99,9 @@ def test_a_second_run_begins_anew_and_a_copy_of_the_scheduler_does_not_move_it()
     stock, twin = with_scheduler(d.DDIMScheduler(clip_sample=False, **BETAS))
     with annealed(stock.pipe, SHARES, twin):
         first = run(stock, 1)
-        copied = copy.deepcopy(stock.pipe.scheduler)
+        copied, kept = copy.deepcopy(stock.pipe.scheduler), copy.deepcopy(vars(stock.pipe.scheduler))
         copied.step(first, copied.timesteps[0], first)
+        assert copied.step.method.__self__ is copied and kept["step"] is stock.pipe.scheduler.step
         assert torch.equal(run(stock, 1), first)
 
 
@@ -129,8 +132,11 @@ def test_a_scheduler_replaced_inside_is_refused() -> None:
             run(stock, 1)
 
 
-def test_the_scheduler_s_class_returns_after_an_exception() -> None:
+def test_the_scheduler_is_as_before_after_an_exception_and_of_its_own_class_meanwhile() -> None:
+    """Bria's pipeline asks for the class itself."""
     stock, _ = with_scheduler(d.DDIMScheduler())
+    before = dict(vars(stock.pipe.scheduler))
     with pytest.raises(KeyError), counted(stock.pipe, T):
+        assert type(stock.pipe.scheduler) is d.DDIMScheduler
         raise KeyError
-    assert type(stock.pipe.scheduler) is d.DDIMScheduler
+    assert vars(stock.pipe.scheduler) == before
