@@ -1,4 +1,4 @@
-"""Annealed Importance Guidance inside any diffusers pipeline (Jena et al., arXiv 2409.06493).
+"""Annealed Importance Guidance inside a stock diffusers pipeline (Jena et al., arXiv 2409.06493).
 
     with annealed(pipe, weights):
         images = pipe("a portrait").images
