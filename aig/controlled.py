@@ -19,9 +19,10 @@ from torch import Tensor, nn
 from aig import families
 from aig.budget import UNLIMITED, Budget
 from aig.columns import BLOCK
-from aig.guidance import annealed, step_of
+from aig.guidance import annealed
 from aig.rewards import Reward
 from aig.sampling import Frame, Stopped, clean_latents, decode, finite, initial_latents, previews, watched
+from aig.steps import step_of
 
 
 @torch.no_grad()
@@ -65,7 +66,7 @@ def best_of(
         on_frame(frame(step, latents[::candidates], False))
 
     def see(output: Tensor, timestep: Tensor, latents: Tensor) -> None:
-        step = step_of(pipe, timestep, steps)
+        step = step_of(pipe.scheduler, timestep)
         if step and step % BLOCK == 0:
             kept = best(clean_latents(pipe.scheduler, output, timestep, latents)).repeat_interleave(candidates)
             for tensor in (output, latents):  # in place: the sampler goes on from here

@@ -17,28 +17,21 @@ from torch import Tensor
 
 from aig.adapters import denoiser
 
-SHARED_INPUTS = ("img_ids", "txt_ids")  # FLUX's positions (L, 3): one for all rows, whatever L is
 DISTILLED = ("FluxPipeline",)  # for guidance, which is an input or nothing: they never ask for a second prompt branch
+PROMPT_LAST = (
+    "StableDiffusionPipeline", "StableDiffusionXLPipeline", "StableDiffusion3Pipeline", "PixArtAlphaPipeline", "PixArtSigmaPipeline",
+    "SanaPipeline",
+)  # fmt: skip
+PROMPT_FIRST = ("FluxPipeline",)
 SCHNELL_TOKENS = 256  # the timestep-distilled FLUX reads no more (its model card)
 
 
-def branches_in_a_call(pipe: DiffusionPipeline) -> tuple[int, ...]:
-    """How many prompt branches a call of the denoiser may hold in the run that is going on.
-
-    FLUX asks for each branch in a call of its own; PixArt tells nobody whether it guides.
-    """
-    if _packs(pipe):
-        return (1,)
-    told = getattr(pipe, "do_classifier_free_guidance", None)
-    return (1, 2) if told is None else (1 + bool(told),)
-
-
-def scheduler_timestep(pipe: DiffusionPipeline, given: Tensor | float) -> float:
-    """The scheduler's timestep for the one that the denoiser is given."""
-    if _packs(pipe) and (current := getattr(pipe, "_current_timestep", None)) is not None:
-        return float(current)  # the transformer gets t / 1000, rounded to the dtype of the latents
-    scale = 1e-3 if _packs(pipe) else denoiser(pipe).config.get("timestep_scale") or 1.0  # Sana has one
-    return torch.as_tensor(given).flatten()[0].item() / scale
+def prompt_comes(pipe: DiffusionPipeline) -> str:
+    """Where the predictions with the prompt are: "last" of the rows of one call, or "first" of two calls. ValueError if unknown."""
+    name = type(pipe).__name__
+    if name in (*PROMPT_LAST, *PROMPT_FIRST):
+        return "last" if name in PROMPT_LAST else "first"
+    raise ValueError(f"which of {name}'s predictions have the prompt is not known: leave guided and texts out")
 
 
 def default_size(pipe: DiffusionPipeline) -> tuple[int, int]:
