@@ -12,7 +12,7 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 
 import torch
-from diffusers import DDIMScheduler, DiffusionPipeline, FlowMatchEulerDiscreteScheduler
+from diffusers import DDPMScheduler, DiffusionPipeline, FlowMatchEulerDiscreteScheduler
 from torch import Tensor
 
 from aig.adapters import denoiser
@@ -106,16 +106,25 @@ def wide_decoder(pipe: DiffusionPipeline) -> Iterator[None]:
             vae.to(torch.float16)
 
 
-def stochastic(scheduler: object) -> tuple[object, dict[str, float]]:
-    """A first-order sampler that adds fresh noise at every step, for the same model, and what its call needs.
+class Ancestral(DDPMScheduler):
+    """DDPM: what DDIM is with eta = 1, without its root of 1 - alpha_prev - sigma^2, which rounding makes negative."""
 
-    DDIM with eta = 1 for diffusion; for flows the Euler step that draws the noise of x_t anew.
+    def set_timesteps(self, num_inference_steps: int, *args, **kwargs) -> None:
+        """As many steps as asked for: where 1000 is divided by 61, trailing spacing rounds to one more, a timestep of -1."""
+        super().set_timesteps(num_inference_steps, *args, **kwargs)
+        self.timesteps = self.timesteps[:num_inference_steps]
+
+
+def stochastic(scheduler: object) -> object:
+    """A first-order sampler that adds fresh noise at every step, for the same model.
+
+    DDPM for diffusion, for flows the Euler step that draws the noise of x_t anew.
     """
     config = scheduler.config
     if "prediction_type" in config and config.prediction_type != "flow_prediction":
-        return DDIMScheduler.from_config(config, clip_sample=False), {"eta": 1.0}
+        return Ancestral.from_config(config, clip_sample=False, variance_type="fixed_small")
     shift = config.get("flow_shift", config.get("shift", 1.0))  # as DPM-Solver and as Euler call it
-    return FlowMatchEulerDiscreteScheduler.from_config(config, shift=shift, stochastic_sampling=True), {}
+    return FlowMatchEulerDiscreteScheduler.from_config(config, shift=shift, stochastic_sampling=True)
 
 
 def _packs(pipe: DiffusionPipeline) -> bool:

@@ -7,6 +7,7 @@ import importlib
 
 from tqdm import tqdm
 
+from aig import cores
 from aig.world.presets import PRESETS
 
 #: Stage -> (module, generator function), in the order in which they run.
@@ -43,6 +44,7 @@ def main() -> None:
     parser.add_argument("--part", default="", help="of evaluate: measure this one alone and keep it for a run without --part")
     parser.add_argument("--samples", type=int, default=10_000, help="that evaluate draws for the prompts (default: 10000)")
     arguments = parser.parse_args()
+    cores.settle()  # before a stage loads torch
     for stage in STAGES if arguments.stage == "all" else [arguments.stage]:
         run(stage, PRESETS[arguments.preset], **({"samples": arguments.samples, "part": arguments.part} if stage == "evaluate" else {}))
 
