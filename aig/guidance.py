@@ -99,8 +99,8 @@ def annealed(
             table = _parts(shares, tuned if isinstance(tuned, Sequence) else one, guided, texts)
             models = {id(part.tuned): part.tuned for parts in table for part in parts}.values()
             twins = [model for model in models if isinstance(model, nn.Module) and model is not denoiser]
-            follow = stack.enter_context(supported.mirrored(denoiser, twins))
-            stack.enter_context(_replaced(denoiser, _mixing(run, clock, denoiser, base, table, twins, follow)))
+            attention = stack.enter_context(supported.mirrored(denoiser, twins))
+            stack.enter_context(_replaced(denoiser, _mixing(run, clock, denoiser, base, table, twins, attention)))
         yield ledger
 
 
@@ -126,7 +126,13 @@ class _Run:
 
 
 def _mixing(
-    run: _Run, clock: Clock, denoiser: nn.Module, base: Callable, table: list[list[Part]], twins: list[nn.Module], follow: Callable
+    run: _Run,
+    clock: Clock,
+    denoiser: nn.Module,
+    base: Callable,
+    table: list[list[Part]],
+    twins: list[nn.Module],
+    attention: supported.Attention,
 ) -> Callable:
     """The denoiser's new forward."""
     plain = supported.plain(denoiser)
@@ -141,7 +147,7 @@ def _mixing(
             mine = sorted({row for row in asked if row and row.tuned is model}, key=lambda row: row.row)
             rows, done = [row.row for row in mine], sum(answer.rows for answer in answers)
             parted = chunks(rows, run.rows_at_once)
-            if parted != [list(range(call.rows))] and not all(call.separable(module) for module in (plain, *twins)):
+            if parted != [list(range(call.rows))] and not (call.separable and attention.rowwise):
                 if run.rows_at_once is not None and run.rows_at_once < call.rows:
                     raise ValueError(f"this model's {call.rows} rows belong together: rows_at_once must be None, not {run.rows_at_once}")
                 parted, rows = [None], list(range(call.rows))
@@ -158,7 +164,7 @@ def _mixing(
         if clock.starts():
             supported.check(plain, twins)
         step, later = clock.evaluation(call.timestep)
-        follow()
+        attention.follow()
         run.asked = call.rows
         if call.rows % images:
             return base(**call.some(None))  # the scheduler's step says how many images there are

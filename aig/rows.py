@@ -10,7 +10,7 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 
 import torch
-from torch import Tensor, nn
+from torch import Tensor
 from torch.utils import _pytree as tree
 
 # Inputs with an entry a row, or as many a row (AnimateDiff: one a frame), as diffusers names them.
@@ -52,13 +52,12 @@ class Call:
         """As the pipeline names and scales it; None if it is called otherwise."""
         return next((self.inputs[name] for name in TIMESTEPS if name in self.inputs), None)
 
-    def separable(self, model: nn.Module) -> bool:
-        """Whether the model may compute some rows without the others."""
-        processors = getattr(model, "attn_processors", None) or {}
-        known = (type(p).__module__.startswith("diffusers.models.") and "PAG" not in type(p).__name__ for p in processors.values())
+    @property
+    def separable(self) -> bool:
+        """Whether every input is known to have an entry a row, or to be shared by all."""
         unknown = tree.tree_leaves([value for name, value in self.inputs.items() if name not in OF_ROWS | SHARED])
         shaped = any(isinstance(leaf, Tensor) and leaf.ndim for leaf in unknown)
-        return all(known) and isinstance(next(iter(self.inputs.values())), Tensor) and not shaped
+        return isinstance(next(iter(self.inputs.values())), Tensor) and not shaped
 
     def some(self, rows: Sequence[int] | None) -> dict[str, object]:
         """Fresh inputs of these rows, None for all: models pop from lists that they are given, and write into tensors."""

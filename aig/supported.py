@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
 
 from diffusers import DiffusionPipeline
@@ -33,24 +33,45 @@ def check(denoiser: nn.Module, twins: Iterable[nn.Module]) -> None:
             raise ValueError("GLIGEN switches layers of its own denoiser alone: load the tuning as a LoRA instead of a second denoiser")
 
 
-@contextmanager
-def mirrored(denoiser: nn.Module, twins: Iterable[nn.Module]) -> Iterator[Callable[[], None]]:
-    """A function that hands the twins every attention processor that the denoiser has been given since (PAG does so in
-    its call); they have their own again afterwards."""
-    before, own = _processors(denoiser), [(twin, _processors(twin)) for twin in twins]
+class Attention:
+    """The attention processors of a denoiser and of its twins. Both are walked once; a look at the processors costs little."""
 
-    def follow() -> None:
-        given = {name: p for name, p in _processors(denoiser).items() if p is not before.get(name)} if own else {}
-        for twin, processors in own:
-            if missing := given.keys() - processors.keys():
+    def __init__(self, denoiser: nn.Module, twins: Iterable[nn.Module]) -> None:
+        self.parts, *self.twins = ([*_attention(plain(model)).items()] for model in (denoiser, *twins))
+        self.all = [part for model in (self.parts, *self.twins) for _, part in model]
+        self.before = self.seen = [part.processor for part in self.all]
+        self.rowwise = _rowwise(self.seen)  # whether every answer to a row depends on that row alone
+
+    def follow(self) -> None:
+        """Hand the twins every processor that the denoiser has been given since the beginning (PAG does so in its call)."""
+        if all(part.processor is seen for part, seen in zip(self.all, self.seen)):
+            return
+        given = {name: part.processor for (name, part), old in zip(self.parts, self.before) if part.processor is not old}
+        for twin in map(dict, self.twins):
+            if missing := given.keys() - twin.keys():
                 raise ValueError(f"the pipeline changes the attention of {min(missing)!r}, which the tuned denoiser does not have")
-            _set(twin, processors | given)
+        self.restore(len(self.parts))
+        for twin in map(dict, self.twins):
+            for name, processor in given.items():
+                twin[name].set_processor(processor)
+        self.seen = [part.processor for part in self.all]
+        self.rowwise = _rowwise(self.seen)
 
+    def restore(self, beginning: int) -> None:
+        """Give all parts from this one on the processors that they had at the beginning."""
+        for part, processor in zip(self.all[beginning:], self.before[beginning:]):
+            if part.processor is not processor:
+                part.set_processor(processor)
+
+
+@contextmanager
+def mirrored(denoiser: nn.Module, twins: Iterable[nn.Module]) -> Iterator[Attention]:
+    """The attention of a denoiser and of its twins, which have their own processors again afterwards."""
+    attention = Attention(denoiser, twins)
     try:
-        yield follow
+        yield attention
     finally:
-        for twin, processors in own:
-            _set(twin, processors)
+        attention.restore(len(attention.parts))
 
 
 def only(pipe: DiffusionPipeline, denoisers: dict[str, nn.Module]) -> None:
@@ -100,11 +121,13 @@ def _adapters(model: nn.Module) -> dict[str, object]:
 
 
 def _processors(model: nn.Module) -> dict[str, object]:
-    return {name: part.processor for name, part in model.named_modules() if hasattr(part, "set_processor") and hasattr(part, "processor")}
+    return {name: part.processor for name, part in _attention(model).items()}
 
 
-def _set(model: nn.Module, processors: dict[str, object]) -> None:
-    for name, processor in processors.items():
-        part = model.get_submodule(name)
-        if part.processor is not processor:
-            part.set_processor(processor)
+def _attention(model: nn.Module) -> dict[str, nn.Module]:
+    return {name: part for name, part in model.named_modules() if hasattr(part, "set_processor") and hasattr(part, "processor")}
+
+
+def _rowwise(processors: Iterable[object]) -> bool:
+    """Whether they are all diffusers' own and none mixes rows, as PAG's do."""
+    return all(type(p).__module__.startswith("diffusers.models.") and "PAG" not in type(p).__name__ for p in processors)
