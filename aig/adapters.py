@@ -182,9 +182,7 @@ def blend(base: nn.Module, tuned: nn.Module) -> Callable[[float], Callable]:
     return at
 
 
-def increments(
-    denoiser: nn.Module, lora: str | Path | Mapping[str, Tensor], scale: float = 1.0
-) -> dict[str, Tensor]:
+def increments(denoiser: nn.Module, lora: str | Path | Mapping[str, Tensor], scale: float = 1.0) -> dict[str, Tensor]:
     """What a LoRA adds to each layer's weight: layer name -> scale * alpha/rank * B @ A, in its shape, float32.
 
     Checks everything that stock loading lets through in silence, and so raises ValueError for: another file format, an
@@ -195,9 +193,7 @@ def increments(
 
 
 @torch.no_grad()
-def _increments(
-    denoiser: nn.Module, lora: str | Path | Mapping[str, Tensor], scale: float
-) -> Iterator[tuple[str, Tensor]]:
+def _increments(denoiser: nn.Module, lora: str | Path | Mapping[str, Tensor], scale: float) -> Iterator[tuple[str, Tensor]]:
     """The items of ``increments`` one after another, on each weight's device, so that they need not all fit at once."""
     if lora_layers(denoiser):
         raise ValueError("the denoiser already carries LoRA layers: call unload_lora_weights() first")
@@ -211,10 +207,7 @@ def _increments(
             raise ValueError(f"the LoRA tunes {layer!r}, which is not a linear or convolution layer of this denoiser")
         rank, smaller = len(down), min(len(weight), weight[0].numel())
         if down.shape[1:] != weight.shape[1:] or up.shape[:2] != (len(weight), rank) or up[0, 0].numel() != 1:
-            raise ValueError(
-                f"the LoRA's shapes {tuple(down.shape)} and {tuple(up.shape)} do not fit {layer!r} "
-                f"of {tuple(weight.shape)}"
-            )
+            raise ValueError(f"the LoRA's shapes {tuple(down.shape)} and {tuple(up.shape)} do not fit {layer!r} of {tuple(weight.shape)}")
         if not 1 <= rank <= smaller:
             raise ValueError(f"the LoRA has rank {rank} for {layer!r}, where 1 to {smaller} is possible")
         strength = scale * _alpha_over_rank(settings, layer, rank)
@@ -272,10 +265,7 @@ def _pairs(tensors: Mapping[str, Tensor]) -> dict[str, tuple[Tensor, Tensor]]:
         part, _, name = key.partition(".")
         layer, _, half = name.removesuffix(".weight").rpartition(".")
         if part not in ("unet", "transformer") or half not in ("lora_A", "lora_B") or not name.endswith(".weight"):
-            raise ValueError(
-                f"the LoRA holds {key!r}, where only lora_A.weight and lora_B.weight of unet. or transformer. layers "
-                "are read"
-            )
+            raise ValueError(f"the LoRA holds {key!r}, where only lora_A.weight and lora_B.weight of unet. or transformer. layers are read")
         if tensor.ndim < 2 or 0 in tensor.shape or not tensor.is_floating_point():
             raise ValueError(f"the LoRA's {key!r} is not a matrix of real numbers")
         halves.setdefault(layer, {})[half] = tensor

@@ -24,6 +24,7 @@ from aig.comparison import Update, compare
 from aig.models import Facts, Model, Offer
 from aig.request import MAX_NAME, Request, checked
 from aig.sampling import Stopped
+from aig.steps import OneTooMany
 
 GPU_SECONDS = 120  # that a run may take of a visitor's quota on ZeroGPU, loading included
 MAX_WAITING = 16  # requests in the queue: a minute or two of patience on two cores
@@ -250,7 +251,7 @@ class Engine:
             except torch.OutOfMemoryError:
                 torch.cuda.empty_cache()
                 stream.end(RunFailed("The machine ran out of memory; try fewer images."))
-            except FloatingPointError as failure:
+            except (FloatingPointError, OneTooMany) as failure:
                 stream.end(RunFailed(f"The run failed: {failure}."))
             except (RunFailed, zerogpu.NoGpu) as failure:
                 stream.end(RunFailed(str(failure)))

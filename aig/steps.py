@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import functools
 import inspect
+import math
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 
@@ -18,12 +19,25 @@ from torch import Tensor
 ROUNDING = 1e-2  # of a timestep of 1000 in 16 or 32 bits
 
 
+class OneTooMany(ValueError):
+    """A number of steps of which trailing spacing makes one more, from a timestep of -1."""
+
+
 def steps_of(scheduler: SchedulerMixin) -> list[int]:
-    """The step, from 0, that each of the scheduler's n timesteps belongs to; ValueError where that is not known."""
+    """The step, from 0, that each of the scheduler's n timesteps belongs to; ValueError where that is not known.
+
+    OneTooMany where stock schedulers step from -1, which is the noisiest of all times to some of them.
+    """
     if "stage_index" in inspect.signature(scheduler.set_timesteps).parameters:
         raise ValueError(f"{type(scheduler).__name__} samples in stages, each with steps of its own: it is not supported")
     times = scheduler.timesteps.tolist()
     n, steps = len(times), getattr(scheduler, "num_inference_steps", None) or len(times)
+    if scheduler.config.get("timestep_spacing") == "trailing" and times[-1] < 0:
+        asked = steps - (n == steps)  # some count the steps that they made
+        raise OneTooMany(
+            f"{type(scheduler).__name__} with trailing spacing makes {asked + 1} steps of {asked}, the last of them from timestep -1: "
+            f"choose {beside(scheduler.config.num_train_timesteps, asked)} steps"
+        )
     if n == 2 * steps - 1:  # every step but the last is evaluated twice: Heun at the next one's time, KDPM2 in the middle
         early = int(times[1::2] == times[2::2] and not hasattr(scheduler, "sigmas_interpol"))
         return [(i + early) // 2 for i in range(n)]
@@ -36,6 +50,13 @@ def steps_of(scheduler: SchedulerMixin) -> list[int]:
         return list(range(n))
     kind = type(scheduler).__name__
     raise ValueError(f"{kind} has {n} timesteps for {steps} steps, in an order that is not known: choose another scheduler")
+
+
+def beside(times: int, steps: int) -> int:
+    """The number of steps nearest to this one of which trailing spacing makes no other one: it divides ``times`` by the quotient of
+    the two, and 1000 / (1000 / 61) is rounded to a little more than 61."""
+    near = sorted(range(1, 2 * steps + 2), key=lambda n: abs(n - steps))  # the smaller one first
+    return next(n for n in near if math.ceil(times / (times / n)) == n)
 
 
 def step_of(scheduler: SchedulerMixin, timestep: Tensor | float) -> int:

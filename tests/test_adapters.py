@@ -43,12 +43,15 @@ def test_alpha_kept_in_the_file_is_obeyed(make_pipe, tmp_path, rslora: bool) -> 
     options = {"r": 2, "lora_alpha": 3, "alpha_pattern": {"to_v": 1}, "use_rslora": rslora}
     config = LoraConfig(target_modules=["to_q", "to_v"], **options)
     tuned.unet.add_adapter(config)
+    generator = torch.Generator().manual_seed(0)
     for parameter in (p for name, p in tuned.unet.named_parameters() if "lora_" in name):
-        torch.nn.init.normal_(parameter)
+        torch.nn.init.normal_(parameter, std=0.3, generator=generator)  # tuning far larger than the weights magnifies rounding
     state, settings = get_peft_model_state_dict(tuned.unet), tuned.unet.peft_config["default"].to_dict()
     tuned.save_lora_weights(tmp_path, unet_lora_layers=state, unet_lora_adapter_metadata=settings)
     twin = adapters.fused(make_pipe().unet, tmp_path / "pytorch_lora_weights.safetensors")
-    torch.testing.assert_close(evaluate(twin), evaluate(tuned.unet), atol=1e-4, rtol=1e-4)
+    torch.testing.assert_close(evaluate(twin), evaluate(tuned.unet), atol=1e-5, rtol=1e-4)
+    ignoring = adapters.fused(make_pipe().unet, {f"unet.{key}": value for key, value in state.items()})
+    assert (evaluate(ignoring) - evaluate(tuned.unet)).abs().max() > 1e-2
 
 
 def test_fused_leaves_the_base_untouched(pipe, lora_file) -> None:

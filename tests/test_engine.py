@@ -12,6 +12,7 @@ import weakref
 import numpy as np
 import pytest
 import torch
+from diffusers import DDIMScheduler
 
 from aig.columns import NAMES
 from aig.engine import Busy, Engine, RunFailed
@@ -195,6 +196,20 @@ def test_a_failure_is_told_to_its_requester_and_the_next_run_works(engine, model
             last(engine.stream(SMALL))
         hook.remove()
         assert (last(engine.stream(SMALL)).images == reference).all()
+
+
+def test_steps_that_the_scheduler_cannot_make_are_refused_before_sampling(engine, model):
+    stock, asked = model.pipe.scheduler, []
+    model.pipe.scheduler = DDIMScheduler.from_config(stock.config, timestep_spacing="trailing", use_karras_sigmas=False)
+    hook = model.pipe.unet.conv_in.register_forward_pre_hook(lambda *_: asked.append(1))
+    try:
+        with pytest.raises(RunFailed, match="DDIMScheduler with trailing spacing makes 62 steps of 61, .*: choose 60 steps"):
+            last(engine.stream(dataclasses.replace(SMALL, steps=61)))
+        assert not asked
+        assert last(engine.stream(dataclasses.replace(SMALL, steps=60))).state == "done"
+    finally:
+        hook.remove()
+        model.pipe.scheduler = stock
 
 
 def test_a_model_that_does_not_load_says_why():

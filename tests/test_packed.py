@@ -10,7 +10,8 @@ from torch import nn
 
 from aig.packed import PackedConv2d, packed
 
-ROUNDING = {"atol": 1e-5, "rtol": 1e-5}  # a single image takes another way through torch on some processors
+# torch computes a single image without oneDNN, and oneDNN chooses another kernel for some packed layouts
+ROUNDING = {"atol": 1e-6, "rtol": 1e-6}
 
 
 @pytest.fixture

@@ -10,7 +10,7 @@ import pytest
 import torch
 
 from aig.guidance import annealed
-from aig.steps import counted, step_of, steps_of
+from aig.steps import OneTooMany, beside, counted, step_of, steps_of
 from tests.stock import BETAS
 from tests.test_stock import built, naive, run
 
@@ -83,6 +83,34 @@ def test_an_unknown_order_is_refused() -> None:
         steps_of(scheduler)
     with pytest.raises(ValueError, match="HeliosScheduler samples in stages"):
         steps_of(d.HeliosScheduler())
+
+
+TRAILING = [name for name, _, _ in CASES if "timestep_spacing" in getattr(d, name)._get_init_keys(getattr(d, name))]
+
+
+@pytest.mark.parametrize("name", sorted({*TRAILING} - {"LCMScheduler", "TCDScheduler"}))  # theirs is another spacing
+def test_one_step_too_many_is_refused_with_the_count_to_choose(name: str) -> None:
+    kind = getattr(d, name)
+    known = {key: value for key, value in BETAS.items() if key in kind._get_init_keys(kind)}
+    known |= {"skip_prk_steps": True} if kind is d.PNDMScheduler else {}  # its Runge-Kutta steps need four others
+    scheduler = kind(**known, timestep_spacing="trailing")
+    refused = []
+    for steps in range(1, 101):
+        scheduler.set_timesteps(steps)
+        try:
+            assert 1 + steps_of(scheduler)[-1] == steps and min(scheduler.timesteps) >= 0
+        except OneTooMany as problem:
+            refused.append(str(problem))
+    assert refused == [f"{name} with trailing spacing makes 62 steps of 61, the last of them from timestep -1: choose 60 steps"]
+
+
+def test_the_count_to_choose_is_the_nearest_that_is_right() -> None:
+    assert (beside(1000, 61), beside(1000, 60), beside(999, 53), beside(50, 1)) == (60, 60, 54, 1)
+    stock, twin = with_scheduler(d.DDIMScheduler(timestep_spacing="trailing", **BETAS))
+    stock = replace(stock, steps=61)
+    with pytest.raises(OneTooMany, match="makes 62 steps of 61"), annealed(stock.pipe, [0.5] * 61, twin) as ledger:
+        run(stock, 1)
+    assert ledger.total == 0
 
 
 def test_equal_timesteps_are_told_apart_by_the_count() -> None:

@@ -159,7 +159,9 @@ def differentiated(pipe: DiffusionPipeline, settings: Settings, *, images: int) 
         step, _ = clock.evaluation(inputs["timestep"])
         if step < settings.steps - settings.truncation:
             with torch.no_grad():
-                return tuned(*args, **kwargs)
+                output = tuned(*args, **kwargs)
+            torch.clear_autocast_cache()  # of the LoRA in 16 bits, which has no gradient: torch before 2.9 would take it at the next step
+            return output
         output = tuned(*args, **kwargs)
         with torch.no_grad():
             reference = base(*args, **kwargs)[0]

@@ -39,6 +39,11 @@ def pictures(pipe, **options):
     return pipe("a b", num_inference_steps=3, generator=generator, output_type="np", **options).images
 
 
+def redness(pipe):
+    generators = [torch.Generator().manual_seed(seed) for seed in range(8)]
+    return pipe(["a b"] * 8, num_inference_steps=3, generator=generators, output_type="np").images[..., 0].mean()
+
+
 @pytest.fixture(scope="module", params=TUNED)
 def run(request, tmp_path_factory):
     """A finished run without KL."""
@@ -49,9 +54,10 @@ def run(request, tmp_path_factory):
 def test_the_reward_rises_and_the_base_weights_stay(run):
     family, pipe, rows, _ = run
     assert [row["step"] for row in rows] == list(range(1, 11))
-    assert mean(rows[-4:], "reward") > mean(rows[:4], "reward") + 0.01
     assert rows[0]["gap"] == pytest.approx(0, abs=1e-9) and rows[-1]["gap"] > 1e-4  # a fresh LoRA changes nothing
     before = families.build(family)
+    # by the same noise: the updates' own rewards are of other prompts and seeds each time, which differ by as much as is gained
+    assert redness(pipe) > redness(before) + 0.005
     for part, kept in zip(pipe.components.values(), before.components.values()):
         if isinstance(part, torch.nn.Module):
             now = {
