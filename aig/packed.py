@@ -12,7 +12,10 @@ from torch.nn import functional
 
 
 class Prepared:
-    """For a convolution or linear layer: its weights as they are multiplied, made anew when a weight or the precision changes."""
+    """For a convolution or linear layer: its weights as they are multiplied, made anew when a weight or the precision changes.
+
+    torch tells nobody of writes through ``weight.data``, as peft's merging makes them: fuse a LoRA before layers are prepared.
+    """
 
     multiplies_in = torch.float32
 
@@ -22,14 +25,15 @@ class Prepared:
         return differentiated or self.weight.is_inference() or input.dtype != torch.float32 or input.is_cuda
 
     def _prepared(self, shape: torch.Size, pack: bool) -> tuple[Tensor, Tensor | None]:
-        """Weight and bias in the type that is multiplied in, packed for inputs of this shape if asked."""
-        weight, dtype = self.weight, self.multiplies_in
-        version = (weight.data_ptr(), weight._version, dtype, shape[1:] if pack else None)
-        if vars(self).get("_prepared_version") != version:
-            ready, bias = weight.detach().to(dtype), None if self.bias is None else self.bias.detach().to(dtype)
+        """Weight and bias in the type that is multiplied in, the weight packed for inputs of this shape if asked."""
+        made_of, dtype = (self.weight, self.bias), self.multiplies_in
+        version = (*(None if part is None else part._version for part in made_of), dtype, shape[1:] if pack else None)
+        kept = vars(self).get("_prepared_from")
+        if kept is None or kept[0][0] is not self.weight or kept[0][1] is not self.bias or kept[1] != version:
+            ready, bias = self.weight.detach().to(dtype), None if self.bias is None else self.bias.detach().to(dtype, copy=True)
             if pack:  # for this shape: else processors without AVX512 expect another layout and convert it at every call
                 ready = torch.ops.mkldnn._reorder_convolution_weight(ready, *self._geometry(), list(shape))
-            self._prepared_weights, self._prepared_version = (ready, bias), version
+            self._prepared_weights, self._prepared_from = (ready, bias), (made_of, version)
         return self._prepared_weights
 
     def __getstate__(self) -> dict:
@@ -73,7 +77,7 @@ def can_pack(dtype: torch.dtype = torch.float32) -> bool:
 def packed(module: nn.Module) -> nn.Module:
     """The module, its plain convolutions packed where that is possible; weights and names stay."""
     for part in module.modules() if can_pack() else ():
-        _become(part, PackedConv2d)
+        _become(part, nn.Conv2d, PackedConv2d)
     return module
 
 
@@ -81,15 +85,15 @@ def multiply_in(module: nn.Module, dtype: torch.dtype) -> nn.Module:
     """The module, its plain convolutions and linear layers multiplying in float32 or bfloat16; all else stays float32."""
     for part in module.modules():
         if dtype != torch.float32:
-            _become(part, PackedConv2d)
-            _become(part, NarrowLinear)
+            _become(part, nn.Conv2d, PackedConv2d)
+            _become(part, nn.Linear, NarrowLinear)
         if isinstance(part, Prepared):
             part.multiplies_in = dtype
     return module
 
 
-def _become(part: nn.Module, kind: type[nn.Module]) -> None:
+def _become(part: nn.Module, plain: type[nn.Module], prepared: type[nn.Module]) -> None:
     """Change the class of a plain layer."""
     simple = getattr(part, "padding_mode", "zeros") == "zeros" and not isinstance(getattr(part, "padding", 0), str)
-    if type(part) is kind.__mro__[2] and simple:  # the class between Prepared and nn.Module
-        part.__class__ = kind
+    if type(part) is plain and simple:
+        part.__class__ = prepared

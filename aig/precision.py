@@ -26,12 +26,14 @@ def choose(denoiser: nn.Module, *, wanted: str | None = None, flags: Sequence[st
     """Set a denoiser to the precision that is quickest here, or to the one that is wanted, and name it.
 
     wanted: None for what AIG_PRECISION says, nothing for measuring; ValueError names the choices. flags: of the processor,
-    None to look. On a GPU everything stays as it was loaded.
+    None to look. On a GPU everything stays as it was loaded, and bfloat16 is refused.
     """
     wanted = os.environ.get("AIG_PRECISION", "") if wanted is None else wanted
     if wanted and wanted not in CHOICES:
         raise ValueError(f"Unknown precision {wanted!r} in AIG_PRECISION; choose one of: {', '.join(CHOICES)}.")
     if next(denoiser.parameters()).is_cuda:
+        if wanted == "bfloat16":
+            raise ValueError("AIG_PRECISION is bfloat16, which is for CPUs: on a GPU the embedded world computes in float32.")
         return "float32"
     if not wanted:
         quick = INSTRUCTIONS & set(processor_flags() if flags is None else flags)
@@ -69,6 +71,7 @@ def processor_flags() -> set[str]:
 def _evaluation(denoiser: nn.Module) -> Callable[[], object]:
     """One evaluation of a UNet of the embedded world's kind."""
     config = denoiser.config
-    x = torch.randn(ROWS, config.in_channels, config.sample_size, config.sample_size)
-    text = torch.randn(ROWS, TOKENS, config.cross_attention_dim)
+    rng = torch.Generator().manual_seed(0)  # of its own: the global one is the caller's
+    x = torch.randn(ROWS, config.in_channels, config.sample_size, config.sample_size, generator=rng)
+    text = torch.randn(ROWS, TOKENS, config.cross_attention_dim, generator=rng)
     return torch.no_grad()(lambda: denoiser(x, torch.tensor(500), text, return_dict=False))

@@ -23,7 +23,9 @@ OF_ROWS = {
     "mid_block_additional_residual", "down_intrablock_additional_residuals", "controlnet_block_samples",
     "controlnet_single_block_samples", "block_controlnet_hidden_states",
 }  # fmt: skip
-SHARED = {"img_ids", "txt_ids", "image_rotary_emb", "rotary_embedding", "padding_mask"}  # positions, whatever their length
+LISTS = {"img_shapes", "txt_seq_lens"}  # lists with an item a row (Qwen-Image)
+# Positions, whatever their length.
+SHARED = {"img_ids", "txt_ids", "image_rotary_emb", "rotary_embedding", "padding_mask", "rope_interpolation_scale"}
 TIMESTEPS = ("timestep", "timesteps", "t", "timestep_ratio")
 PLAIN = (Tensor, int, float, bool, str, type(None), torch.dtype, torch.device)
 
@@ -54,10 +56,14 @@ class Call:
 
     @property
     def separable(self) -> bool:
-        """Whether every input is known to have an entry a row, or to be shared by all."""
-        unknown = tree.tree_leaves([value for name, value in self.inputs.items() if name not in OF_ROWS | SHARED])
-        shaped = any(isinstance(leaf, Tensor) and leaf.ndim for leaf in unknown)
-        return isinstance(next(iter(self.inputs.values())), Tensor) and not shaped
+        """Whether every input is known to have an entry a row (or k a row, or one for all), or to be shared by all."""
+        known = tree.tree_leaves([value for name, value in self.inputs.items() if name in OF_ROWS])
+        fits = all(len(leaf) % self.rows == 0 or len(leaf) == 1 for leaf in known if isinstance(leaf, Tensor) and leaf.ndim)
+        lists = all(len(value) == self.rows for name, value in self.inputs.items() if name in LISTS and value is not None)
+        others = [value for name, value in self.inputs.items() if name not in OF_ROWS | SHARED | LISTS]
+        single = not any(isinstance(leaf, Tensor) and leaf.ndim for leaf in tree.tree_leaves(others))
+        several = any(isinstance(value, (list, tuple)) and len(value) > 1 for value in others)
+        return isinstance(next(iter(self.inputs.values())), Tensor) and fits and lists and single and not several
 
     def some(self, rows: Sequence[int] | None) -> dict[str, object]:
         """Fresh inputs of these rows, None for all: models pop from lists that they are given, and write into tensors."""
@@ -69,7 +75,9 @@ class Call:
                 return leaf.clone()
             return taken(leaf, rows, self.rows)
 
-        return {name: tree.tree_map(lambda leaf, name=name: fresh(name, leaf), value) for name, value in self.inputs.items()}
+        chosen = {name: [value[i] for i in rows] for name, value in self.inputs.items() if rows is not None and name in LISTS and value}
+        inputs = {**self.inputs, **chosen}
+        return {name: tree.tree_map(lambda leaf, name=name: fresh(name, leaf), value) for name, value in inputs.items()}
 
 
 def taken(values: Tensor, rows: Sequence[int], of: int) -> Tensor:

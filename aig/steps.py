@@ -1,4 +1,4 @@
-"""Which step a run is in: counted by what the scheduler does, for pipelines scale and name timesteps as they like.
+"""Which step a run is in: counted by what the scheduler does, because pipelines scale and name timesteps as they like.
 
 A step's share holds from the step's own time until the next one's. Schedulers that evaluate more than once a step differ in where:
 Heun at the next step's time, KDPM2 between the two, PNDM (its Runge-Kutta beginning) at both.
@@ -104,7 +104,8 @@ class Clock:
         self.times, self.plan = self.scheduler.timesteps, steps_of(self.scheduler)
         if 1 + self.plan[-1] != self.steps:
             raise ValueError(f"there are weights for {self.steps} steps, but the scheduler runs {1 + self.plan[-1]}")
-        self.place, self.calls, self.copies, self.sampled = getattr(self.scheduler, "begin_index", None) or 0, 0, 0, 0
+        begins = (getattr(self.scheduler, name, None) or 0 for name in ("begin_index", "step_index"))  # a second denoiser begins later
+        self.place, self.calls, self.copies, self.sampled = max(begins), 0, 0, 0
         if self.told in (times := self.times.tolist()):  # image to image begins later, and some schedulers don't know
             self.place = max(self.place, times.index(self.told))
 

@@ -23,8 +23,8 @@ def check(denoiser: nn.Module, twins: Iterable[nn.Module]) -> None:
                 f"a cache is enabled ({type(cache).__name__}), which would answer for one model with what the other computed: "
                 "call disable_cache() on the denoiser first"
             )
-        if {at: type(hook) for at, hook in hooks.items()} != {at: type(hook) for at, hook in base.items()}:
-            raise ValueError(f"{sorted(hooks.keys() ^ base.keys())[0]!r} is a hook of one of the two denoisers alone: apply it to both")
+        if alone := sorted(at for at in hooks.keys() | base.keys() if _settings(hooks.get(at)) != _settings(base.get(at))):
+            raise ValueError(f"{alone[0]!r} is a hook of one of the two denoisers alone, or set otherwise: apply it to both alike")
         if _freeu(model) != _freeu(denoiser):
             raise ValueError("FreeU is enabled for one of the two denoisers alone: call enable_freeu() on both, or on neither")
         if _adapters(model) != _adapters(denoiser):
@@ -107,6 +107,11 @@ def _hooks(model: nn.Module) -> dict[str, object]:
         for key, hook in getattr(vars(part).get("_diffusers_hook"), "hooks", {}).items()
         if type(hook).__module__.rpartition(".")[2] not in SAME_NUMBERS
     }
+
+
+def _settings(hook: object | None) -> tuple[type, dict[str, object]]:
+    """Its kind, and the numbers and words that it was made with."""
+    return type(hook), {name: value for name, value in getattr(hook, "__dict__", {}).items() if isinstance(value, (int, float, str))}
 
 
 def _freeu(model: nn.Module) -> dict[str, object]:

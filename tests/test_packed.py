@@ -8,7 +8,7 @@ import pytest
 import torch
 from torch import nn
 
-from aig.packed import PackedConv2d, packed
+from aig.packed import PackedConv2d, multiply_in, packed
 
 # torch computes a single image without oneDNN, and oneDNN chooses another kernel for some packed layouts
 ROUNDING = {"atol": 1e-6, "rtol": 1e-6}
@@ -44,6 +44,23 @@ def test_changed_weights_and_copies_are_packed_anew(pair):
     assert torch.equal(ours(x), before)
     assert not torch.equal(twin(x), before)
     assert list(twin.state_dict()) == list(plain.state_dict())
+
+
+@torch.no_grad()
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
+def test_replaced_weights_and_changed_biases_are_seen(dtype):
+    """Twice each: the second one may come to lie where the first one lay."""
+    torch.manual_seed(0)
+    ours, x = multiply_in(packed(nn.Sequential(nn.Conv2d(3, 8, 3), nn.Flatten(), nn.Linear(288, 4))), dtype), torch.randn(2, 3, 8, 8)
+    for layer in (ours[0], ours[2]):
+        for name in ("weight", "bias", "weight", "bias"):
+            ours(x)
+            setattr(layer, name, nn.Parameter(getattr(layer, name) + 3))
+            expected = nn.functional.linear(nn.functional.conv2d(x, ours[0].weight, ours[0].bias).flatten(1), ours[2].weight, ours[2].bias)
+            assert (ours(x) - expected).abs().max() < 0.02 * expected.abs().max()
+            getattr(layer, name).add_(3)
+            expected = nn.functional.linear(nn.functional.conv2d(x, ours[0].weight, ours[0].bias).flatten(1), ours[2].weight, ours[2].bias)
+            assert (ours(x) - expected).abs().max() < 0.02 * expected.abs().max()
 
 
 def test_gradients_go_the_plain_way(pair):

@@ -183,7 +183,10 @@ def test_skipped_layers_of_one_model_are_refused() -> None:
     stock = fresh("cogvideox")
     twin = copy.deepcopy(stock.pipe.transformer)
     apply_layer_skip(stock.pipe.transformer, LayerSkipConfig(indices=[0], fqn="transformer_blocks"))
-    refused(stock, "is a hook of one of the two denoisers alone: apply it to both", G, twin)
+    sentence = "is a hook of one of the two denoisers alone, or set otherwise: apply it to both alike"
+    refused(stock, sentence, G, twin)
+    apply_layer_skip(twin, LayerSkipConfig(indices=[0], fqn="transformer_blocks", dropout=0.5))
+    refused(stock, sentence, G, twin)
 
 
 @pytest.mark.parametrize("name", ["t2i_adapter", "pag"])
@@ -236,6 +239,28 @@ def test_a_second_denoiser_is_mixed_by_its_lora_and_refuses_a_single_twin() -> N
         base.forward = forward
     torch.testing.assert_close(together[0], run(stock, 1)[0], atol=1e-3, rtol=1e-3)
     assert set(called) == set(twins) and next(turn, None) is None
+
+
+@pytest.mark.parametrize("tuned", ["transformer", "transformer_2"])
+def test_a_lora_on_one_of_two_denoisers_counts_the_steps_of_both(tuned: str) -> None:
+    stock, shares = wan22(), (0.4, 0.7, 0.2)
+    plain = copy.deepcopy(getattr(stock.pipe, tuned))
+    (twin,) = with_lora(stock, getattr(stock.pipe, tuned))
+    with annealed(stock.pipe, shares) as ledger:
+        mixed = run(stock, 1)
+    assert ledger.rows["tuned"] == {"transformer": 2, "transformer_2": 4}[tuned]  # one and two steps, a call a branch
+    turn = iter([g for g in {"transformer": shares[:1], "transformer_2": shares[1:]}[tuned] for _ in range(2)])
+    base = plain.forward
+
+    def forward(*args, **kwargs):
+        a, b = (model(*copy.deepcopy(args), **copy.deepcopy(kwargs))[0] for model in (base, twin))
+        g = next(turn)
+        return ((1 - g) * a + g * b,)
+
+    plain.forward = forward
+    setattr(stock.pipe, tuned, plain)
+    torch.testing.assert_close(mixed, run(stock, 1), atol=1e-3, rtol=1e-3)
+    assert next(turn, None) is None
 
 
 def test_steps_of_copied_schedulers_are_refused() -> None:
