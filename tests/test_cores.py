@@ -10,18 +10,21 @@ import pytest
 from aig import cores
 
 
-def test_threads_sleep_soon_unless_the_environment_says_how_they_wait(monkeypatch):
-    for name in cores.WAITING:
-        monkeypatch.delenv(name, raising=False)
-    with monkeypatch.context() as told:
-        told.setenv("GOMP_SPINCOUNT", "7")
-        cores.settle()
-        assert [name for name in cores.WAITING if name in cores.os.environ] == ["GOMP_SPINCOUNT"]
-    for name in cores.WAITING:  # so that they are taken back
-        monkeypatch.setenv(name, "")
-        monkeypatch.delenv(name)
+@pytest.mark.parametrize(("available", "threads"), [(1, "2"), (2, "4"), (4, "8"), (64, None)])
+def test_threads_sleep_while_they_wait_and_few_cores_have_two_each(monkeypatch, available, threads):
+    environment: dict[str, str] = {}
+    monkeypatch.setattr(cores.os, "environ", environment)
+    monkeypatch.setattr(cores, "available", lambda: available)
     cores.settle()
-    assert all(name in cores.os.environ for name in cores.WAITING)
+    assert environment["OMP_WAIT_POLICY"] == "passive" and environment.get("OMP_NUM_THREADS") == threads
+
+
+@pytest.mark.parametrize("name", cores.SETTINGS)
+def test_what_the_environment_says_stays(monkeypatch, name):
+    environment = {name: "3"}
+    monkeypatch.setattr(cores.os, "environ", environment)
+    cores.settle()
+    assert environment == {name: "3"}
 
 
 @pytest.mark.parametrize("module", ["aig.__main__", "aig.world.__main__"])

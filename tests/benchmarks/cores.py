@@ -25,6 +25,8 @@ SETTINGS = {  # name -> environment of the process; "ours" is what the app does 
     "spin 300": {"AIG_CORES": "stock", "GOMP_SPINCOUNT": "300"},
     "spin 3000": {"AIG_CORES": "stock", "GOMP_SPINCOUNT": "3000"},
     "spin 10000": {"AIG_CORES": "stock", "GOMP_SPINCOUNT": "10000"},
+    "4 threads": {"AIG_CORES": "stock", "OMP_NUM_THREADS": "4"},
+    "3 threads": {"AIG_CORES": "stock", "OMP_NUM_THREADS": "3"},
     "passive, 4 threads": {"AIG_CORES": "stock", "OMP_WAIT_POLICY": "passive", "OMP_NUM_THREADS": "4"},
     "one thread": {"AIG_CORES": "stock", "OMP_NUM_THREADS": "1"},
 }
