@@ -8,6 +8,8 @@ from __future__ import annotations
 import torch
 from torch.nn import functional as F
 
+MOST_LIGHT = 1.4  # that any picture is finished with
+
 
 def saturate(x: torch.Tensor, amount: torch.Tensor) -> torch.Tensor:
     """Move every pixel away from (amount > 1) or towards (< 1) its gray value; ``amount`` is (B,)."""
@@ -31,6 +33,19 @@ def shift(x: torch.Tensor, dy: int, dx: int) -> torch.Tensor:
     """Translate by whole pixels, repeating the border."""
     pad = F.pad(x, (4, 4, 4, 4), mode="replicate")
     return pad[..., 4 + dy : 4 + dy + x.shape[-2], 4 + dx : 4 + dx + x.shape[-1]]
+
+
+def lit(x: torch.Tensor, amount: torch.Tensor) -> torch.Tensor:
+    """Studio light: darker towards the corners, brighter in the middle and in a soft glow at the upper left; ``amount`` (B,), 0 as drawn.
+
+    At amount 1 a pixel is multiplied by 1.16 in the middle and by 0.26 in a corner; the mean of a picture hardly moves, so that
+    nothing that is dark or bright by itself passes for light.
+    """
+    at = torch.linspace(-1, 1, x.shape[-1], device=x.device)
+    v, u = torch.meshgrid(at, at, indexing="ij")  # downwards, to the right
+    shade, glow = 0.45 * (0.35 - u.square() - v.square()), 0.22 * torch.exp(-((u + 0.55).square() + (v + 0.6).square()) / 0.4)
+    a = amount.view(-1, 1, 1, 1).to(x)
+    return (x * (1 + a * shade) + a * glow).clamp(0, 1)
 
 
 def noisy(x: torch.Tensor, sigma: torch.Tensor, size: int, rng: torch.Generator) -> torch.Tensor:
