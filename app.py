@@ -19,6 +19,10 @@ if "GRADIO_TEMP_DIR" not in os.environ:  # the API's pictures: a folder of ours 
     os.environ["GRADIO_TEMP_DIR"] = tempfile.mkdtemp(prefix="aig-")
     atexit.register(shutil.rmtree, os.environ["GRADIO_TEMP_DIR"], ignore_errors=True)
 
+from aig import cores  # noqa: E402
+
+cores.settle()  # before torch is loaded
+
 import gradio as gr  # noqa: E402
 
 from aig import models, replay, zerogpu  # noqa: E402

@@ -10,12 +10,13 @@ import sys
 from collections.abc import Sequence
 from pathlib import Path
 
-from aig import columns, schedules
+from aig import columns, cores, schedules
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
     """Run a command; 0 when it worked, 2 with one sentence on stderr when the input was bad, 1 when the run failed."""
     os.environ.setdefault("HF_HUB_OFFLINE", "1")
+    cores.settle()  # before a command loads torch
     options = parser().parse_args(arguments)
     try:
         options.run(options)

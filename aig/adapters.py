@@ -20,16 +20,28 @@ import torch
 from diffusers import DiffusionPipeline
 from torch import Tensor, nn
 
+from aig.supported import plain, unhooked
+
 MAX_STRENGTH = 10.0  # largest |scale * alpha / rank| taken for a real LoRA
 ADAPTER = "aig"  # name of the peft adapter of ``switched``
 
 
 def denoiser(pipe: DiffusionPipeline) -> nn.Module:
     """The module that predicts the noise: ``pipe.unet`` or ``pipe.transformer``. ValueError if there is neither."""
-    module = getattr(pipe, "unet", None) or getattr(pipe, "transformer", None)
+    module = next((part for name in ("unet", "transformer") if (part := getattr(pipe, name, None)) is not None), None)
     if module is None:
         raise ValueError(f"{type(pipe).__name__} has no denoiser: it needs a unet or a transformer")
     return module
+
+
+def denoisers(pipe: DiffusionPipeline) -> dict[str, nn.Module]:
+    """All modules that predict noise, by name, the pipeline's own first: some have one for late steps, or a prior."""
+    found = {name: part for name, part in pipe.components.items() if isinstance(part, nn.Module)}
+    kinds = {name: type(plain(part)) for name, part in found.items()}
+    places, others = ("diffusers.models.unets", "diffusers.models.transformers"), ("MotionAdapter", "T5FilmDecoder")
+    several = {name for name, kind in kinds.items() if kind.__module__.startswith(places) and kind.__name__ not in others}
+    main = denoiser(pipe)
+    return {name: part for name, part in found.items() if part is main} | {name: found[name] for name in found if name in several}
 
 
 def pair(base: nn.Module, tuned: nn.Module | None = None) -> tuple[Callable, Callable]:
@@ -70,6 +82,7 @@ def fused(denoiser: nn.Module, lora: str | Path | Mapping[str, Tensor], scale: f
     lora: a safetensors file or its tensors. scale: 0 for the base, 1 as trained, negative turns away from the tuning.
     Raises ValueError when the file is not a plain LoRA of this denoiser or holds values that cannot be right.
     """
+    denoiser = unhooked(plain(denoiser))
     new = {}
     for name, increment in _increments(denoiser, lora, scale):
         weight = denoiser.get_parameter(f"{name}.weight")
@@ -89,7 +102,7 @@ def switched(denoiser: nn.Module, tensors: Mapping[str, Tensor]) -> Callable[[fl
     """
     from peft import LoraConfig, inject_adapter_in_model
 
-    check(denoiser, tensors)  # all of it, before anything is attached
+    check(unhooked(denoiser), tensors)  # all of it, before anything is attached
     pairs = _pairs(tensors)
     exactly = "|".join(re.escape(layer) for layer in pairs)  # peft matches a text as a whole, a list by its ends too
     config = LoraConfig(r=1, lora_alpha=1, target_modules=exactly)
@@ -247,7 +260,8 @@ def _read(path: str | Path) -> tuple[dict[str, Tensor], dict]:
             tensors = {key: file.get_tensor(key) for key in file.keys()}  # noqa: SIM118  no dict
             settings = json.loads((file.metadata() or {}).get("lora_adapter_metadata", "{}"))
     except (OSError, SafetensorError, ValueError, RecursionError) as error:
-        raise ValueError(f"{Path(path).name!r} cannot be read as safetensors: {error}") from error
+        reason = str(error).strip().partition("\n")[0][:200]
+        raise ValueError(f"{Path(path).name!r} cannot be read as safetensors: {reason}") from error
     return tensors, settings if isinstance(settings, dict) else {}
 
 
@@ -279,10 +293,14 @@ def _alpha_over_rank(settings: dict, layer: str, rank: int) -> float:
     pattern = settings.get("alpha_pattern")
     for name, value in pattern.items() if isinstance(pattern, dict) else ():
         if not re.fullmatch(r"[\w.]+", name):  # peft reads regular expressions, which no stranger should bring
-            raise ValueError(f"the LoRA's alpha_pattern {name!r} is not a layer name")
+            raise ValueError(f"the LoRA's alpha_pattern {name[:80]!r} is not a layer name")
         if f".{layer}".endswith(f".{name}"):
             alpha = value
             break
     if isinstance(alpha, bool) or not isinstance(alpha, (int, float)):
-        raise ValueError(f"the LoRA's alpha {alpha!r} is not a number")
+        raise ValueError(f"the LoRA's alpha {repr(alpha)[:80]} is not a number")
+    try:
+        alpha = float(alpha)
+    except OverflowError as error:  # a whole number of hundreds of digits
+        raise ValueError("the LoRA's alpha is beyond all numbers that are computed with") from error
     return alpha / (math.sqrt(rank) if settings.get("use_rslora") else rank)

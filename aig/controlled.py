@@ -1,7 +1,7 @@
 """CoDe, blockwise best-of-N: the base model steered by a reward, without tuning (Singh et al., arXiv 2502.00968).
 
-Every image has N candidates that start from the same noise and part by the noise of a stochastic sampler: DDIM with
-eta = 1, for flows Euler steps that draw the noise anew.
+Every image has N candidates that start from the same noise and part by the noise of a stochastic sampler: DDPM, for
+flows Euler steps that draw the noise anew.
 Every ``BLOCK`` steps, and at the end, the candidate whose predicted clean image has the highest reward is kept and copied
 over the others. That prediction is the one that the next step needs anyway, so a selection costs no evaluation.
 """
@@ -19,9 +19,10 @@ from torch import Tensor, nn
 from aig import families
 from aig.budget import UNLIMITED, Budget
 from aig.columns import BLOCK
-from aig.guidance import annealed, step_of
+from aig.guidance import annealed
 from aig.rewards import Reward
 from aig.sampling import Frame, Stopped, clean_latents, decode, finite, initial_latents, previews, watched
+from aig.steps import step_of
 
 
 @torch.no_grad()
@@ -65,7 +66,7 @@ def best_of(
         on_frame(frame(step, latents[::candidates], False))
 
     def see(output: Tensor, timestep: Tensor, latents: Tensor) -> None:
-        step = step_of(pipe, timestep, steps)
+        step = step_of(pipe.scheduler, timestep)
         if step and step % BLOCK == 0:
             kept = best(clean_latents(pipe.scheduler, output, timestep, latents)).repeat_interleave(candidates)
             for tensor in (output, latents):  # in place: the sampler goes on from here
@@ -74,7 +75,7 @@ def best_of(
 
     if stop is not None and stop():
         raise Stopped
-    pipe.scheduler, drawing = families.stochastic(stock)
+    pipe.scheduler = families.stochastic(stock)
     look = previews(pipe, steps, on_frame and show, stop, preview_share)
     try:
         with annealed(pipe, [0.0] * steps, tuned, rows_at_once=budget.rows) as ledger, watched(pipe, see, generators):
@@ -87,7 +88,6 @@ def best_of(
                 generator=generators,
                 output_type="latent",
                 **families.call_options(pipe, size),
-                **drawing,
             ).images
     finally:
         pipe.scheduler = stock

@@ -12,33 +12,26 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 
 import torch
-from diffusers import DDIMScheduler, DiffusionPipeline, FlowMatchEulerDiscreteScheduler
+from diffusers import DDPMScheduler, DiffusionPipeline, FlowMatchEulerDiscreteScheduler
 from torch import Tensor
 
 from aig.adapters import denoiser
 
-SHARED_INPUTS = ("img_ids", "txt_ids")  # FLUX's positions (L, 3): one for all rows, whatever L is
 DISTILLED = ("FluxPipeline",)  # for guidance, which is an input or nothing: they never ask for a second prompt branch
+PROMPT_LAST = (
+    "StableDiffusionPipeline", "StableDiffusionXLPipeline", "StableDiffusion3Pipeline", "PixArtAlphaPipeline", "PixArtSigmaPipeline",
+    "SanaPipeline",
+)  # fmt: skip
+PROMPT_FIRST = ("FluxPipeline",)
 SCHNELL_TOKENS = 256  # the timestep-distilled FLUX reads no more (its model card)
 
 
-def branches_in_a_call(pipe: DiffusionPipeline) -> tuple[int, ...]:
-    """How many prompt branches a call of the denoiser may hold in the run that is going on.
-
-    FLUX asks for each branch in a call of its own; PixArt tells nobody whether it guides.
-    """
-    if _packs(pipe):
-        return (1,)
-    told = getattr(pipe, "do_classifier_free_guidance", None)
-    return (1, 2) if told is None else (1 + bool(told),)
-
-
-def scheduler_timestep(pipe: DiffusionPipeline, given: Tensor | float) -> float:
-    """The scheduler's timestep for the one that the denoiser is given."""
-    if _packs(pipe) and (current := getattr(pipe, "_current_timestep", None)) is not None:
-        return float(current)  # the transformer gets t / 1000, rounded to the dtype of the latents
-    scale = 1e-3 if _packs(pipe) else denoiser(pipe).config.get("timestep_scale") or 1.0  # Sana has one
-    return torch.as_tensor(given).flatten()[0].item() / scale
+def prompt_comes(pipe: DiffusionPipeline) -> str:
+    """Where the predictions with the prompt are: "last" of the rows of one call, or "first" of two calls. ValueError if unknown."""
+    name = type(pipe).__name__
+    if name in (*PROMPT_LAST, *PROMPT_FIRST):
+        return "last" if name in PROMPT_LAST else "first"
+    raise ValueError(f"which of {name}'s predictions have the prompt is not known: leave guided and texts out")
 
 
 def default_size(pipe: DiffusionPipeline) -> tuple[int, int]:
@@ -113,16 +106,25 @@ def wide_decoder(pipe: DiffusionPipeline) -> Iterator[None]:
             vae.to(torch.float16)
 
 
-def stochastic(scheduler: object) -> tuple[object, dict[str, float]]:
-    """A first-order sampler that adds fresh noise at every step, for the same model, and what its call needs.
+class Ancestral(DDPMScheduler):
+    """DDPM: what DDIM is with eta = 1, without its root of 1 - alpha_prev - sigma^2, which rounding makes negative."""
 
-    DDIM with eta = 1 for diffusion; for flows the Euler step that draws the noise of x_t anew.
+    def set_timesteps(self, num_inference_steps: int, *args, **kwargs) -> None:
+        """As many steps as asked for: where 1000 is divided by 61, trailing spacing rounds to one more, a timestep of -1."""
+        super().set_timesteps(num_inference_steps, *args, **kwargs)
+        self.timesteps = self.timesteps[:num_inference_steps]
+
+
+def stochastic(scheduler: object) -> object:
+    """A first-order sampler that adds fresh noise at every step, for the same model.
+
+    DDPM for diffusion, for flows the Euler step that draws the noise of x_t anew.
     """
     config = scheduler.config
     if "prediction_type" in config and config.prediction_type != "flow_prediction":
-        return DDIMScheduler.from_config(config, clip_sample=False), {"eta": 1.0}
+        return Ancestral.from_config(config, clip_sample=False, variance_type="fixed_small")
     shift = config.get("flow_shift", config.get("shift", 1.0))  # as DPM-Solver and as Euler call it
-    return FlowMatchEulerDiscreteScheduler.from_config(config, shift=shift, stochastic_sampling=True), {}
+    return FlowMatchEulerDiscreteScheduler.from_config(config, shift=shift, stochastic_sampling=True)
 
 
 def _packs(pipe: DiffusionPipeline) -> bool:

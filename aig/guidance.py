@@ -1,4 +1,4 @@
-"""Annealed Importance Guidance inside any diffusers pipeline (Jena et al., arXiv 2409.06493).
+"""Annealed Importance Guidance inside a stock diffusers pipeline (Jena et al., arXiv 2409.06493).
 
     with annealed(pipe, weights):
         images = pipe("a portrait").images
@@ -18,19 +18,20 @@ import functools
 import inspect
 import math
 from collections.abc import Callable, Hashable, Iterator, Sequence
-from contextlib import contextmanager
+from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass, field
 
 import torch
 from diffusers import DiffusionPipeline
-from diffusers.models.modeling_outputs import Transformer2DModelOutput
 from torch import Tensor, nn
 
-from aig import adapters, families, plans
+from aig import adapters, families, plans, supported
 from aig.plans import Part, Row
+from aig.rows import Answer, Call, chunks, joined, rowwise
+from aig.steps import Clock, counted
 
 TextChange = Callable[[int, Tensor], Tensor]
-ROUNDING = 1e-2  # of a timestep of 1000 that was scaled and scaled back in float32
+
 
 @dataclass
 class Ledger:
@@ -44,15 +45,6 @@ class Ledger:
         return sum(self.rows.values())
 
 
-@dataclass
-class Evaluation:
-    """The last evaluation of the two models, to which a second call with the same latents still belongs."""
-
-    latents: Tensor | None = None
-    leader: list[int] = field(default_factory=list)  # before it
-    answer: Tensor | None = None  # of its last call
-
-
 def mix(base: Tensor | None, tuned: Tensor | None, g: Tensor) -> Tensor:
     """eps = (1 - g) * eps_base + g * eps_tuned, and exactly one of the two where g is 0 or 1.
 
@@ -61,7 +53,7 @@ def mix(base: Tensor | None, tuned: Tensor | None, g: Tensor) -> Tensor:
     if base is None or tuned is None:
         return tuned if base is None else base
     wide = torch.promote_types(base.dtype, torch.float32)  # 16 bits would round g
-    g = _rowwise(g.to(wide), base)
+    g = rowwise(g.to(wide), base)
     mixed = torch.lerp(base.to(wide), tuned.to(wide), g).to(base.dtype)
     return torch.where(g == 0, base, torch.where(g == 1, tuned, mixed))
 
@@ -87,87 +79,130 @@ def annealed(
     guided:  (T, B); where false, the branch without prompt takes over the other one's prediction and is not computed.
     texts:   B functions (step, prompt embedding (L, D)) -> the embedding to use at that step; None leaves it.
     rows_at_once: the most rows that a model computes in one call, for memory's sake; None for all.
-    Yields the Ledger of the run. Raises ValueError when T or B do not fit the pipeline's call or each other. One run at
-    a time on a pipeline.
+    Yields the Ledger of the run. Raises ValueError when T or B do not fit the pipeline's call or each other, and for what
+    cannot be mixed exactly, before the first step is taken. One run at a time on a pipeline.
     """
     if rows_at_once is not None and rows_at_once < 1:
         raise ValueError(f"rows_at_once must be at least 1, not {rows_at_once}")
-    denoiser = adapters.denoiser(pipe)
-    several = isinstance(tuned, Sequence)
-    base, one = (denoiser.forward, None) if several else adapters.pair(denoiser, tuned)
-    table = _parts(_table(weights, groups), tuned if several else one, guided, texts)  # (T, B)
-    images = len(table[0])
-    signature, before = inspect.signature(denoiser.forward), vars(denoiser).get("forward")
-    ledger = Ledger(leader=plans.first(range(images) if groups is None else groups))
+    shares = _table(weights, groups)  # (T, B)
+    denoisers = adapters.denoisers(pipe)
+    if tuned is not None:
+        supported.only(pipe, denoisers)
+    else:  # one without a LoRA is its own tuned model
+        denoisers = {name: model for name, model in denoisers.items() if adapters.lora_layers(model)} or denoisers
+    ledger = Ledger(leader=plans.first(range(len(shares[0])) if groups is None else groups))
+    run = _Run(pipe, ledger, ledger.leader, rows_at_once, exact=len(shares[0]) > 1 or bool(groups or guided or texts))
+    with ExitStack() as stack:
+        clock = stack.enter_context(counted(pipe, len(shares), run.stepped))
+        for denoiser in denoisers.values():
+            base, one = (denoiser.forward, None) if isinstance(tuned, Sequence) else adapters.pair(denoiser, tuned)
+            table = _parts(shares, tuned if isinstance(tuned, Sequence) else one, guided, texts)
+            models = {id(part.tuned): part.tuned for parts in table for part in parts}.values()
+            twins = [model for model in models if isinstance(model, nn.Module) and model is not denoiser]
+            follow = stack.enter_context(supported.mirrored(denoiser, twins))
+            stack.enter_context(_replaced(denoiser, _mixing(run, clock, denoiser, base, table, twins, follow)))
+        yield ledger
 
-    evaluation = Evaluation()
 
-    def predict(name: str, inputs: dict, asked: list[Row | None]) -> Tensor | None:
-        """The predictions (rows, ...) that are asked for, each distinct one computed once, the others arbitrary."""
-        found: dict[Row, int] = {}  # where in outputs
-        outputs: list[Tensor] = []
+@dataclass
+class _Run:
+    """What the calls of one run share."""
+
+    pipe: DiffusionPipeline
+    ledger: Ledger
+    leader: list[int]  # before the step
+    rows_at_once: int | None
+    exact: bool  # whether the pipeline must run as many images as there are columns of weights
+    answer: Answer | None = None  # to the last call
+    asked: int = 0  # rows of the last call
+
+    def stepped(self, latents: Tensor) -> None:
+        """Before the scheduler's step on all latents (B, ...)."""
+        images = len(self.leader)
+        if self.exact and (len(latents) != images or self.asked % images):
+            counted = len(latents) if len(latents) != images else f"{self.asked} predictions at a time"
+            raise ValueError(f"there are weights for {images} images, but the pipeline runs {counted}")
+        self.leader = self.ledger.leader
+
+
+def _mixing(
+    run: _Run, clock: Clock, denoiser: nn.Module, base: Callable, table: list[list[Part]], twins: list[nn.Module], follow: Callable
+) -> Callable:
+    """The denoiser's new forward."""
+    plain = supported.plain(denoiser)
+    names, ledger, images = list(inspect.signature(plain.forward).parameters), run.ledger, len(table[0])
+    known = families.prompt_comes(run.pipe) if any(not part.guided or part.text for parts in table for part in parts) else None
+
+    def predict(name: str, call: Call, asked: list[Row | None]) -> Answer | None:
+        """The predictions that are asked for, each distinct one computed once, the others arbitrary."""
+        found: dict[Row, int] = {}  # where in answers
+        answers: list[Answer] = []
         for model in dict.fromkeys(row.tuned for row in asked if row):
             mine = sorted({row for row in asked if row and row.tuned is model}, key=lambda row: row.row)
-            found |= {row: len(found) + i for i, row in enumerate(mine)}
-            for some in _chunks([row.row for row in mine], rows_at_once):
-                batch = _select(inputs, some, len(asked)) | {"return_dict": False}
-                outputs.append((model or base)(**batch)[0])
-        ledger.rows[name] += len(found)
-        return _arranged(outputs, [found.get(row, 0) for row in asked]) if outputs else None
+            rows, done = [row.row for row in mine], sum(answer.rows for answer in answers)
+            parted = chunks(rows, run.rows_at_once)
+            if parted != [list(range(call.rows))] and not all(call.separable(module) for module in (plain, *twins)):
+                if run.rows_at_once is not None and run.rows_at_once < call.rows:
+                    raise ValueError(f"this model's {call.rows} rows belong together: rows_at_once must be None, not {run.rows_at_once}")
+                parted, rows = [None], list(range(call.rows))
+            for some in parted:
+                count = call.rows if some is None else len(some)
+                answers.append(Answer.of((base if model is None else model)(**call.some(some)), count))
+            found |= {row: done + rows.index(row.row) for row in mine}
+        ledger.rows[name] += sum(answer.rows for answer in answers)
+        return joined(answers).arranged([found.get(row, 0) for row in asked]) if answers else None
 
-    @functools.wraps(denoiser.forward)
+    @functools.wraps(plain.forward)
     def forward(*args, **kwargs):
-        inputs = signature.bind(*args, **kwargs).arguments
-        latents = next(iter(inputs.values()))
-        step = step_of(pipe, families.scheduler_timestep(pipe, inputs["timestep"]), len(table))
-        parts, branches = table[step], _branches(pipe, len(latents), images, exact=bool(guided or texts))
-        # FLUX's true guidance asks twice at the same latents: with the prompt, then without it
-        second = latents is evaluation.latents
-        if second:
-            asked = [part._replace(text=None) for part in parts]
-        else:
-            asked, evaluation.latents, evaluation.leader = parts, latents, ledger.leader
-            inputs = _retold(inputs, step, [part.text for part in parts])
+        call = Call.of(dict(zip(names, args)) | kwargs)
+        if clock.starts():
+            supported.check(plain, twins)
+        step, later = clock.evaluation(call.timestep)
+        follow()
+        run.asked = call.rows
+        if call.rows % images:
+            return base(**call.some(None))  # the scheduler's step says how many images there are
+        parts, branches = table[step], call.rows // images
+        if known and later > (known == "first"):
+            raise ValueError(f"{type(run.pipe).__name__} asks for a prediction beside its guidance: leave guided and texts out")
+        second = bool(known and later)  # asked for the prediction without prompt, after the one with it
+        asked = [part._replace(text=None) for part in parts] if second else parts
+        if not second:
+            call = _retold(call, step, [part.text for part in parts])
         answered = [second and not part.guided for part in parts] * branches
         asked_base, asked_tuned = (
             [None if done else row for row, done in zip(rows, answered)]
-            for rows in plans.evaluations(asked, evaluation.leader, branches)
+            for rows in plans.evaluations(asked, run.leader, branches)
         )
-        eps_base, eps_tuned = predict("base", inputs, asked_base), predict("tuned", inputs, asked_tuned)
-        eps = mix(eps_base, eps_tuned, torch.tensor([part.share for part in parts] * branches))
+        eps_base, eps_tuned = predict("base", call, asked_base), predict("tuned", call, asked_tuned)
+        eps = _mixed(eps_base, eps_tuned, torch.tensor([part.share for part in parts] * branches))
         if any(answered):
-            known = evaluation.answer
-            eps = known if eps is None else torch.where(_rowwise(torch.tensor(answered), eps), known, eps)
-        evaluation.answer = eps
-        ledger.leader = plans.parted(parts, evaluation.leader, branches + second)
-        return (eps,) if inputs.get("return_dict") is False else Transformer2DModelOutput(sample=eps)
+            eps = _mixed(run.answer if eps is None else eps, run.answer, torch.tensor(answered).float())
+        run.answer = eps
+        ledger.leader = plans.parted(parts, run.leader, branches + later)
+        return eps.like(eps.tensors)
 
+    return forward
+
+
+def _mixed(base: Answer | None, tuned: Answer | None, g: Tensor) -> Answer:
+    """``mix`` of everything that the models return."""
+    if base is None or tuned is None:
+        return tuned if base is None else base
+    return Answer([mix(*each, g) for each in zip(base.tensors, tuned.tensors)], base.rows, base.like)
+
+
+@contextmanager
+def _replaced(denoiser: nn.Module, forward: Callable) -> Iterator[None]:
+    """The denoiser with another forward, for a while."""
+    before = vars(denoiser).get("forward")
     denoiser.forward = forward
     try:
-        yield ledger
+        yield
     finally:
         del denoiser.forward
         if before is not None:  # a hook had replaced it before us
             denoiser.forward = before
-
-
-def step_of(pipe: DiffusionPipeline, timestep: Tensor | float, steps: int) -> int:
-    """The step, 0 to steps - 1, that a scheduler's timestep belongs to; second-order schedulers come to one twice.
-
-    Where many steps are rounded to the same timestep (Karras noise levels), the scheduler's own count tells them apart. Raises
-    ValueError unless the scheduler has ``steps`` steps and this timestep is one of them.
-    """
-    known = pipe.scheduler.timesteps.tolist()
-    if len(known) != steps:
-        known = list(dict.fromkeys(known))
-    if len(known) != steps:
-        raise ValueError(f"there are weights for {steps} steps, but the scheduler runs {len(known)}")
-    timestep = torch.as_tensor(timestep).flatten()[0].item()
-    found = [i for i, t in enumerate(known) if abs(t - timestep) <= ROUNDING]
-    if not found:
-        raise ValueError(f"timestep {timestep} is not one of the scheduler's {steps}")
-    counted = getattr(pipe.scheduler, "step_index", None) or 0
-    return min(found, key=lambda i: abs(i - counted))
 
 
 def _table(weights: Sequence | Tensor, groups: Sequence | None) -> list[list[float]]:
@@ -202,52 +237,12 @@ def _parts(
     return [[Part(*each) for each in zip(*rows)] for rows in zip(shares, tuned, guided, texts)]
 
 
-def _branches(pipe: DiffusionPipeline, rows: int, images: int, *, exact: bool) -> int:
-    """How many times a row of B weights repeats over the rows of this call of the denoiser."""
-    possible = families.branches_in_a_call(pipe)
-    if (images > 1 or exact) and rows not in [n * images for n in possible]:
-        raise ValueError(f"there are weights for {images} images, but the pipeline runs {rows // possible[-1]}")
-    return rows // images
-
-
-def _retold(inputs: dict, step: int, texts: list[TextChange | None]) -> dict:
-    """The inputs with the changed prompt embeddings of this step, in the last branch, the one with the prompt."""
+def _retold(call: Call, step: int, texts: list[TextChange | None]) -> Call:
+    """The call with the changed prompt embeddings of this step, in the last branch, the one with the prompt."""
     if not any(texts):
-        return inputs
-    embedding = inputs["encoder_hidden_states"].clone()  # (rows, L, D)
+        return call
+    embedding = call.inputs["encoder_hidden_states"].clone()  # (rows, L, D)
     for prompted, change in zip(embedding[-len(texts) :], texts):
         if change is not None:
             prompted.copy_(change(step, prompted))
-    return inputs | {"encoder_hidden_states": embedding}
-
-
-def _select(value: object, asked: list[int], rows: int) -> object:
-    """The asked rows of every tensor that has one entry a row, inside dicts, lists and tuples too."""
-    if len(asked) == rows:
-        return value
-    if isinstance(value, Tensor):
-        return value[asked] if value.ndim and len(value) == rows else value
-    if isinstance(value, dict):
-        shared = families.SHARED_INPUTS
-        return {key: item if key in shared else _select(item, asked, rows) for key, item in value.items()}
-    if isinstance(value, (list, tuple)):
-        return type(value)(_select(item, asked, rows) for item in value)
-    return value
-
-
-def _chunks(rows: list[int], most: int | None) -> list[list[int]]:
-    """The rows in pieces of nearly equal length, none longer than ``most``."""
-    pieces = 1 if most is None else -(-len(rows) // most)
-    size = -(-len(rows) // pieces)
-    return [rows[i : i + size] for i in range(0, len(rows), size)]
-
-
-def _arranged(outputs: list[Tensor], index: list[int]) -> Tensor:
-    """Rows of the outputs one after the other in another order, without a copy where it is the same."""
-    together = outputs[0] if len(outputs) == 1 else torch.cat(outputs)
-    return together if index == list(range(len(together))) else together[index]
-
-
-def _rowwise(values: Tensor, like: Tensor) -> Tensor:
-    """Values (rows,) that broadcast over ``like`` (rows, ...), on its device."""
-    return values.to(like.device).view(-1, *[1] * (like.ndim - 1))
+    return Call({**call.inputs, "encoder_hidden_states": embedding}, call.rows)

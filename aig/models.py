@@ -6,6 +6,7 @@ import hashlib
 import json
 import os
 import re
+import sys
 from collections.abc import Callable, Collection, Mapping
 from dataclasses import dataclass, field
 from functools import lru_cache
@@ -14,6 +15,7 @@ from pathlib import Path
 import torch
 from diffusers import DiffusionPipeline
 
+from aig import precision
 from aig.budget import UNLIMITED, Budget
 from aig.packed import packed
 from aig.rewards import Reward
@@ -46,6 +48,7 @@ class Facts:
     max_rows: int = 8_000  # model evaluations of a run: about a minute of the embedded world on two cores
     distilled: bool = False  # for guidance, which then needs no second prompt branch
     about: str = ""  # licence and price, for the page
+    precision: str = ""  # in which the denoiser multiplies, where it was chosen for this machine
     notes: Mapping[str, str] = field(default_factory=dict)  # tuned model -> what the page says of it
 
     def proxy(self, tuning: str) -> str:
@@ -140,6 +143,8 @@ def load(name: str = "portraits", *, assets: Path = ASSETS, kl_cache: int = 6) -
     pipe.set_progress_bar_config(disable=True)
     for part in (pipe.unet, pipe.vae):
         packed(part.to(memory_format=torch.channels_last))
+    chosen = precision.choose(pipe.unet)
+    print(f"aig: {name} computes in {chosen}", file=sys.stderr)
     tunings: dict[str, tuple[float, ...]] = {}
     for path in sorted(folder.glob("loras/*.safetensors"), key=lambda path: (_place(path.stem), path.stem)):
         if found := re.fullmatch(r"(.+)-kl-([\d.]+)", path.stem):  # not the checkpoints on the way
@@ -159,6 +164,7 @@ def load(name: str = "portraits", *, assets: Path = ASSETS, kl_cache: int = 6) -
         size=pipe.unet.config.sample_size * pipe.vae_scale_factor,
         max_words=MAX_TOKENS - 2,
         values=ATTRIBUTES,
+        precision=chosen,
         about="The app's own world of cartoon portraits. CC BY 4.0.",
         notes=TUNED,
     )

@@ -1,39 +1,95 @@
-"""Convolutions on a CPU that keep their weights in oneDNN's own layout, instead of converting them at every call.
+"""Layers on a CPU that keep a second copy of their weights, made for quick use: packed as oneDNN lays them out, or in bfloat16.
 
-The same numbers, bit for bit, in about 0.95 of the time (two cores, 8 to 16 rows of the embedded world's UNet). torch.compile
-packs weights in this way too, but needs a compiler and a minute at the first call.
+Packed convolutions give the same numbers up to rounding, in about 0.95 of the time (two cores, 8 to 16 rows of the embedded
+world's UNet). torch.compile packs weights in this way too, but needs a compiler and a minute at the first call.
 """
 
 from __future__ import annotations
 
 import torch
 from torch import Tensor, nn
+from torch.nn import functional
 
 
-class PackedConv2d(nn.Conv2d):
-    """An ``nn.Conv2d`` with a packed copy of its weight for use without gradients; repacked when the weight changes."""
+class Prepared:
+    """For a convolution or linear layer: its weights as they are multiplied, made anew when a weight or the precision changes."""
 
-    def forward(self, input: Tensor) -> Tensor:
-        weight = self.weight
-        differentiated = torch.is_grad_enabled() and (input.requires_grad or weight.requires_grad)
-        if differentiated or weight.is_inference() or input.dtype != torch.float32 or input.is_cuda:
-            return super().forward(input)
-        geometry = list(self.padding), list(self.stride), list(self.dilation), self.groups
-        version = (weight.data_ptr(), weight._version)
-        if vars(self).get("_packed_version") != version:
-            self._packed = torch.ops.mkldnn._reorder_convolution_weight(weight.detach(), *geometry, [])
-            self._packed_version = version
-        return torch.ops.mkldnn._convolution_pointwise(input, self._packed, self.bias, *geometry, "none", [], "")
+    multiplies_in = torch.float32
+
+    def _plainly(self, input: Tensor) -> bool:
+        """Whether this call goes torch's own way: with gradients, on a GPU, or in another type than float32."""
+        differentiated = torch.is_grad_enabled() and (input.requires_grad or self.weight.requires_grad)
+        return differentiated or self.weight.is_inference() or input.dtype != torch.float32 or input.is_cuda
+
+    def _prepared(self, shape: torch.Size, pack: bool) -> tuple[Tensor, Tensor | None]:
+        """Weight and bias in the type that is multiplied in, packed for inputs of this shape if asked."""
+        weight, dtype = self.weight, self.multiplies_in
+        version = (weight.data_ptr(), weight._version, dtype, shape[1:] if pack else None)
+        if vars(self).get("_prepared_version") != version:
+            ready, bias = weight.detach().to(dtype), None if self.bias is None else self.bias.detach().to(dtype)
+            if pack:  # for this shape: else processors without AVX512 expect another layout and convert it at every call
+                ready = torch.ops.mkldnn._reorder_convolution_weight(ready, *self._geometry(), list(shape))
+            self._prepared_weights, self._prepared_version = (ready, bias), version
+        return self._prepared_weights
 
     def __getstate__(self) -> dict:
-        """Copies pack for themselves."""
-        return {name: value for name, value in vars(self).items() if not name.startswith("_packed")}
+        """Copies prepare for themselves."""
+        return {name: value for name, value in vars(self).items() if not name.startswith("_prepared_")}
+
+
+class PackedConv2d(Prepared, nn.Conv2d):
+    """An ``nn.Conv2d`` with a packed copy of its weight for use without gradients."""
+
+    def forward(self, input: Tensor) -> Tensor:
+        if self._plainly(input):
+            return super().forward(input)
+        pack = can_pack(self.multiplies_in)
+        weight, bias = self._prepared(input.shape, pack)
+        input = input.to(self.multiplies_in)
+        if pack:
+            return torch.ops.mkldnn._convolution_pointwise(input, weight, bias, *self._geometry(), "none", [], "").float()
+        return functional.conv2d(input, weight, bias, self.stride, self.padding, self.dilation, self.groups).float()
+
+    def _geometry(self) -> tuple[list[int], list[int], list[int], int]:
+        return list(self.padding), list(self.stride), list(self.dilation), self.groups
+
+
+class NarrowLinear(Prepared, nn.Linear):
+    """An ``nn.Linear`` that may multiply in bfloat16."""
+
+    def forward(self, input: Tensor) -> Tensor:
+        if self.multiplies_in == torch.float32 or self._plainly(input):
+            return super().forward(input)
+        weight, bias = self._prepared(input.shape, False)
+        return functional.linear(input.to(self.multiplies_in), weight, bias).float()
+
+
+def can_pack(dtype: torch.dtype = torch.float32) -> bool:
+    """Whether this build of torch packs convolutions on this processor (CPU, oneDNN)."""
+    possible = torch.backends.mkldnn.is_available() and hasattr(torch.ops.mkldnn, "_convolution_pointwise")
+    return possible and (dtype == torch.float32 or torch.ops.mkldnn._is_mkldnn_bf16_supported())
 
 
 def packed(module: nn.Module) -> nn.Module:
-    """The module, its plain convolutions packed where this build of torch can (CPU, oneDNN); weights and names stay."""
-    possible = torch.backends.mkldnn.is_available() and hasattr(torch.ops.mkldnn, "_convolution_pointwise")
-    for part in module.modules() if possible else ():
-        if type(part) is nn.Conv2d and part.padding_mode == "zeros" and not isinstance(part.padding, str):
-            part.__class__ = PackedConv2d
+    """The module, its plain convolutions packed where that is possible; weights and names stay."""
+    for part in module.modules() if can_pack() else ():
+        _become(part, PackedConv2d)
     return module
+
+
+def multiply_in(module: nn.Module, dtype: torch.dtype) -> nn.Module:
+    """The module, its plain convolutions and linear layers multiplying in float32 or bfloat16; all else stays float32."""
+    for part in module.modules():
+        if dtype != torch.float32:
+            _become(part, PackedConv2d)
+            _become(part, NarrowLinear)
+        if isinstance(part, Prepared):
+            part.multiplies_in = dtype
+    return module
+
+
+def _become(part: nn.Module, kind: type[nn.Module]) -> None:
+    """Change the class of a plain layer."""
+    simple = getattr(part, "padding_mode", "zeros") == "zeros" and not isinstance(getattr(part, "padding", 0), str)
+    if type(part) is kind.__mro__[2] and simple:  # the class between Prepared and nn.Module
+        part.__class__ = kind

@@ -18,7 +18,8 @@ from torch import Tensor, nn
 
 from aig import cads, families
 from aig.budget import UNLIMITED, Budget
-from aig.guidance import annealed, step_of
+from aig.guidance import annealed
+from aig.steps import step_of
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -152,7 +153,7 @@ def previews(
         nonlocal spent
         if stop is not None and stop():
             raise Stopped
-        step, now = 1 + step_of(pipe, timestep, steps), time.perf_counter()
+        step, now = 1 + step_of(pipe.scheduler, timestep), time.perf_counter()
         if show is None or step == steps or spent > preview_share * (now - start - spent):
             return
         show(step, clean_latents(pipe.scheduler, output, timestep, latents))

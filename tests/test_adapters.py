@@ -48,7 +48,7 @@ def test_alpha_kept_in_the_file_is_obeyed(make_pipe, tmp_path, rslora: bool) -> 
     state, settings = get_peft_model_state_dict(tuned.unet), tuned.unet.peft_config["default"].to_dict()
     tuned.save_lora_weights(tmp_path, unet_lora_layers=state, unet_lora_adapter_metadata=settings)
     twin = adapters.fused(make_pipe().unet, tmp_path / "pytorch_lora_weights.safetensors")
-    torch.testing.assert_close(evaluate(twin), evaluate(tuned.unet), atol=1e-5, rtol=1e-4)
+    torch.testing.assert_close(evaluate(twin), evaluate(tuned.unet), atol=1e-4, rtol=1e-4)
 
 
 def test_fused_leaves_the_base_untouched(pipe, lora_file) -> None:

@@ -8,7 +8,7 @@ import random
 import numpy as np
 import pytest
 import torch
-from diffusers import DDIMScheduler
+from diffusers import DDIMScheduler, DDPMScheduler
 
 from aig import adapters, cads, columns
 from aig.controlled import generator
@@ -266,7 +266,7 @@ def naive_code(model, n: int, seed: int) -> np.ndarray:
     """Blockwise best-of-N written out: predict the clean image anew at the end of every block of 4 steps."""
     pipe = model.pipe
     text, empty = pipe.encode_prompt(RUN.prompt, "cpu", 1, True)
-    scheduler = DDIMScheduler.from_config(pipe.scheduler.config)
+    scheduler = DDPMScheduler.from_config(pipe.scheduler.config)
     scheduler.set_timesteps(RUN.steps)
     generators = [generator(seed, k) for k in range(n)]
     candidates = [initial_latents(pipe, [seed])] * n
@@ -279,7 +279,7 @@ def naive_code(model, n: int, seed: int) -> np.ndarray:
             clean = [scheduler.step(guided(pipe.unet, x, t, text, empty), t, x).pred_original_sample for x in candidates]
             candidates = [max(zip(map(reward, clean), range(n), candidates, strict=True))[2]] * n
         candidates = [
-            scheduler.step(guided(pipe.unet, x, t, text, empty), t, x, eta=1.0, generator=g).prev_sample
+            scheduler.step(guided(pipe.unet, x, t, text, empty), t, x, generator=g).prev_sample
             for x, g in zip(candidates, generators, strict=True)
         ]
     return pixels(pipe, max(candidates, key=reward))[0]

@@ -19,13 +19,13 @@ def clip_tokenizer(length: int) -> CLIPTokenizer:
 
 def unet(**options: object) -> UNet2DConditionModel:
     """Of 8 x 8 latents, with one block of convolutions and one of attention."""
-    return UNet2DConditionModel(
-        sample_size=8,
-        block_out_channels=(8, 16),
-        down_block_types=("DownBlock2D", "CrossAttnDownBlock2D"),
-        up_block_types=("CrossAttnUpBlock2D", "UpBlock2D"),
-        layers_per_block=1,
-        norm_num_groups=4,
-        attention_head_dim=2,
-        **options,
-    )
+    blocks = {
+        "sample_size": 8,
+        "block_out_channels": (8, 16),
+        "down_block_types": ("DownBlock2D", "CrossAttnDownBlock2D"),
+        "up_block_types": ("CrossAttnUpBlock2D", "UpBlock2D"),
+        "layers_per_block": 1,
+        "norm_num_groups": 4,
+        "attention_head_dim": 2,
+    }
+    return UNet2DConditionModel(**blocks | options)

@@ -29,9 +29,9 @@ from diffusers import DiffusionPipeline
 from torch import Tensor, nn
 
 from aig import adapters, families
-from aig.guidance import step_of
 from aig.published import folders
 from aig.published.draft_settings import Settings, begin, resolved
+from aig.steps import counted
 from aig.world.training import fit, warm_hold
 
 # Attention, of the image and, where a transformer keeps it apart, of the text.
@@ -156,8 +156,8 @@ def differentiated(pipe: DiffusionPipeline, settings: Settings, *, images: int) 
 
     def forward(*args, **kwargs):
         inputs = signature.bind(*args, **kwargs).arguments
-        steps = len(set(pipe.scheduler.timesteps.tolist()))
-        if step_of(pipe, families.scheduler_timestep(pipe, inputs["timestep"]), steps) < steps - settings.truncation:
+        step, _ = clock.evaluation(inputs["timestep"])
+        if step < settings.steps - settings.truncation:
             with torch.no_grad():
                 return tuned(*args, **kwargs)
         output = tuned(*args, **kwargs)
@@ -173,7 +173,8 @@ def differentiated(pipe: DiffusionPipeline, settings: Settings, *, images: int) 
 
     denoiser.forward = forward
     try:
-        yield gaps
+        with counted(pipe, settings.steps) as clock:
+            yield gaps
     finally:
         del denoiser.forward
         if before is not None:

@@ -203,9 +203,9 @@ def reason(error: Exception) -> str:
     return re.sub(r"(/[\w.@+-]+){2,}", "...", line)[:200].rstrip(". ") or type(error).__name__
 
 
-def short(value: object) -> str:
+def short(value: object, most: int = 80) -> str:
     text = repr(value)
-    return text if len(text) <= 80 else text[:77] + "..."
+    return text if len(text) <= most else text[: most - 3] + "..."
 
 
 def _shown(path: Path, folder: Path) -> str:

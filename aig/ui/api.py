@@ -22,8 +22,8 @@ def listings(engine: Engine, offered: Sequence[Facts]) -> dict[str, Callable[...
         """The models that this app serves, with what a request may ask of each.
 
         Answers, for every model, with its tuned models and the KL coefficients of each, the longest prompt in words, the size of its
-        images in pixels, the attributes (and their values) that are counted when the prompt leaves them open, its rewards, and the
-        settings in which its defaults differ.
+        images in pixels, the precision that was chosen for it on this machine, the attributes (and their values) that are counted
+        when the prompt leaves them open, its rewards, and the settings in which its defaults differ.
         """
         return {
             facts.name: {
@@ -32,6 +32,7 @@ def listings(engine: Engine, offered: Sequence[Facts]) -> dict[str, Callable[...
                 "tunings": {name: list(known) for name, known in facts.tunings.items()},
                 "max_words": facts.max_words,
                 "size": facts.size,
+                "precision": facts.precision,
                 "attributes": {name: list(values) for name, values in facts.values.items()},
                 "rewards": list(facts.rewards),
                 "defaults": dict(facts.defaults),

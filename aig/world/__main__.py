@@ -7,6 +7,7 @@ import importlib
 
 from tqdm import tqdm
 
+from aig import cores
 from aig.world.presets import PRESETS
 
 #: Stage -> (module, generator function), in the order in which they run.
@@ -45,6 +46,7 @@ def main() -> None:
     parser.add_argument("--tuning", default="", help="of draft: tune this model alone")
     arguments = parser.parse_args()
     settings = {"evaluate": {"samples": arguments.samples, "part": arguments.part}, "draft": {"tuning": arguments.tuning}}
+    cores.settle()  # before a stage loads torch
     for stage in STAGES if arguments.stage == "all" else [arguments.stage]:
         run(stage, PRESETS[arguments.preset], **settings.get(stage, {}))
 

@@ -64,7 +64,7 @@ def run(preset: Preset, *, assets: Path = models.ASSETS, samples: int = 10_000, 
         if not path.exists():
             began = time.monotonic()
             figures = yield from measured(bench, *count)
-            machine = f"{platform.machine()}, torch {torch.__version__}, diffusers {diffusers.__version__}"
+            machine = f"{platform.machine()}, torch {torch.__version__}, diffusers {diffusers.__version__}, {bench.model.facts.precision}"
             figures |= {"minutes": (time.monotonic() - began) / 60, "threads": torch.get_num_threads(), "machine": machine}
             path.write_text(json.dumps(figures))
         result[name] = json.loads(path.read_text())

@@ -2,7 +2,7 @@
 
 Four images a column, 20 steps, guidance on, three columns. Everything is measured in one process, in turns, on an otherwise
 idle machine: the run as the app does it, its model evaluations (rows) alone, and the naive way (three stock pipeline calls in float32, AIG
-with two copies of the model, the LoRA loaded the stock way, nothing skipped or shared).
+with two copies of the model, the LoRA loaded the stock way, nothing skipped or shared). ``--runs 60`` measures the memory instead.
 """
 
 from __future__ import annotations
@@ -14,16 +14,41 @@ import platform
 import resource
 import statistics
 import time
+from pathlib import Path
 
-import torch
-from diffusers import StableDiffusionPipeline
+from aig import cores
 
-from aig import models
-from aig.engine import Engine
-from aig.request import Request
-from aig.schedules import parse, weights
+cores.settle()  # as the app does, before torch is loaded
+
+import torch  # noqa: E402
+from diffusers import StableDiffusionPipeline  # noqa: E402
+
+from aig import models  # noqa: E402
+from aig.engine import Engine  # noqa: E402
+from aig.request import Request  # noqa: E402
+from aig.schedules import parse, weights  # noqa: E402
 
 REQUEST = Request(prompt="a person with glasses", images=4, steps=20, guidance=4.0, schedule="power_2")
+
+
+def resident() -> float:
+    """Gigabytes of this process in memory (Linux)."""
+    return int(Path("/proc/self/statm").read_text().split()[1]) * os.sysconf("SC_PAGE_SIZE") / 1e9
+
+
+def memory(runs: int) -> dict[str, float]:
+    """The app's resident memory after 10 runs and after all, of changing size, tuned model and columns."""
+    engine, found = Engine(models.load), {}
+    tunings = engine.facts().tunings
+    for i in range(runs):
+        name = list(tunings)[i % len(tunings)]
+        kl, added = tunings[name][i % len(tunings[name])], (("code:2",), ("scheduled:power_2",), ())[i % 3]
+        for _ in engine.stream(Request(images=1 + i % 4, steps=4 + i % 3, tuning=name, kl=kl, seed=i, columns=added)):
+            pass
+        if i + 1 in (10, runs):
+            found[f"memory after {i + 1} runs (GB)"] = resident()
+    engine.close()
+    return found
 
 
 def ours(engine: Engine) -> dict[str, float]:
@@ -83,11 +108,16 @@ def naive(base: StableDiffusionPipeline, tuned: StableDiffusionPipeline) -> floa
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--rounds", type=int, default=5)
-    rounds = parser.parse_args().rounds
+    parser.add_argument("--runs", type=int, default=0, metavar="N", help="instead, the memory after 10 and after N runs, such as 60")
+    options = parser.parse_args()
+    if options.runs:
+        print(json.dumps(memory(options.runs), indent=1))
+        return
+    rounds = options.rounds
     model = models.load()
     engine = Engine(lambda: model)
     ours(engine)
-    memory = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1e6
+    peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1e6
 
     folder = models.ASSETS / "portraits"
 
@@ -109,8 +139,10 @@ def main() -> None:
     median = {name: statistics.median(r[name] for r in results) for name in results[0]}
     median["run / rows alone"] = statistics.median(r["run"] / r["rows alone"] for r in results)
     median["run / naive"] = statistics.median(r["run"] / r["naive"] for r in results)
-    median["memory of the app (GB)"] = memory
-    median["machine"] = f"{platform.processor() or platform.machine()}, {os.cpu_count()} cores, torch {torch.__version__}"
+    median["memory of the app (GB)"] = peak
+    median["machine"] = (
+        f"{platform.processor() or platform.machine()}, {os.cpu_count()} cores, torch {torch.__version__}, {model.facts.precision}"
+    )
     print(json.dumps(median, indent=1))
 
 

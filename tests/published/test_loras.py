@@ -6,19 +6,17 @@ from __future__ import annotations
 import copy
 import json
 import re
-from pathlib import Path
 
 import pytest
 import torch
 from peft import LoraConfig, PeftModel, get_peft_model
-from safetensors.torch import load_file, save_file
+from safetensors.torch import load_file
 from torch import Tensor
 
 from aig import adapters
 from aig.published import loras
 from tests import families
-
-ALPHA = 1.5  # with rank 2: a strength of 0.75
+from tests.lorafiles import ALPHA, assert_same_tuning, saved, stock, weights
 
 
 @pytest.fixture(scope="module", params=["sd", "sdxl", "sd3", "flux", "pixart", "sana"])
@@ -32,37 +30,6 @@ def family(request, tmp_path_factory):
 def sd(tmp_path_factory):
     pipe = families.build("sd")
     return pipe, families.lora(pipe, tmp_path_factory.mktemp("sd"))
-
-
-def weights(module) -> dict[str, Tensor]:
-    return {name: tensor.clone() for name, tensor in module.state_dict().items()}
-
-
-def stock(pipe, path: Path) -> dict[str, Tensor]:
-    """The denoiser's weights after the stock way to load and fuse a file; the pipeline stays as it is."""
-    other = copy.copy(pipe)
-    part = "unet" if hasattr(pipe, "unet") else "transformer"
-    setattr(other, part, copy.deepcopy(families.denoiser(pipe)))
-    other.load_lora_weights(str(path.parent), weight_name=path.name)
-    other.fuse_lora()
-    other.unload_lora_weights()
-    return weights(families.denoiser(other))
-
-
-def assert_same_tuning(pipe, path: Path, expected: dict[str, Tensor]) -> None:
-    base, twin = (
-        weights(families.denoiser(pipe)),
-        weights(adapters.fused(families.denoiser(pipe), loras.read(path, pipe))),
-    )
-    assert twin.keys() == expected.keys()
-    assert max((expected[name] - base[name]).abs().max() for name in base) > 0.01
-    for name in base:
-        torch.testing.assert_close(twin[name], expected[name], atol=1e-5, rtol=1e-4)
-
-
-def saved(path: Path, tensors: dict[str, Tensor], metadata: dict | None = None) -> Path:
-    save_file({name: tensor.clone().contiguous() for name, tensor in tensors.items()}, path, metadata=metadata)
-    return path
 
 
 def in_old_format(tensors: dict[str, Tensor]) -> dict[str, Tensor]:
@@ -209,7 +176,7 @@ def test_what_is_refused(sd, tmp_path) -> None:
         "DoRA": ({f"{layer}.dora_scale": torch.ones(1, 4)}, "the file is DoRA"),
         "LoHa": ({f"{layer}.hada_w1_a": torch.ones(4, 2)}, "the file is LoHa"),
         "LoKr": ({f"{layer}.lokr_w1": torch.ones(4, 2)}, "the file is LoKr"),
-        "bias": ({f"{layer}.diff_b": torch.ones(4)}, "the file is a bias difference"),
+        "bias": ({f"{layer}.diff_b": torch.ones(4)}, "the file is a LoRA with a bias difference, by its .*diff_b'"),
         "other": ({"cond_stage_model.weight": torch.ones(4, 2)}, "holds 'cond_stage_model.weight', which is no part"),
         "unknown layer": ({key.replace("down_blocks", "side_blocks"): tensor for key, tensor in kohya.items() if layer in key}, "side"),
         "negative": ({f"{layer}.alpha": torch.tensor(-1.0)}, "alpha / rank is -0.5"),
@@ -217,8 +184,8 @@ def test_what_is_refused(sd, tmp_path) -> None:
         "absurd": ({f"{layer}.alpha": torch.tensor(1e9)}, "alpha / rank is 5e"),
         "nan": ({f"{layer}.alpha": torch.tensor(float("nan"))}, "alpha / rank is nan"),
         "two numbers": ({f"{layer}.alpha": torch.ones(2)}, "is not one number"),
-        "stray alpha": ({"lora_unet_nothing.alpha": torch.tensor(1.0)}, "is not one number beside a LoRA layer"),
-        "half": ({re.sub("to_(q|v|out_0)[.]", "to_k.", down): kohya[down]}, "do not fit|only one of"),
+        "stray alpha": ({"lora_unet_nothing.alpha": torch.tensor(1.0)}, "'lora_unet_nothing.alpha' is not beside a LoRA layer"),
+        "half": ({re.sub("to_(q|v|out_0)[.]", "to_k.", down): kohya[down]}, "has only one half of a layer, 'lora_unet"),
     }.items():  # fmt: skip
         bad = saved(tmp_path / "bad.safetensors", {**kohya, **change})
         with pytest.raises(ValueError, match=message) as caught:

@@ -115,7 +115,7 @@ def test_a_whole_second_denoiser_and_switching_models_frees_what_was_there(engin
     ("changes", "said"),
     [
         ({"base": "./nothing"}, "no folder './nothing'"),
-        ({"tuned": "./sdxl"}, "not a linear or convolution layer|do not fit"),
+        ({"tuned": "./sdxl"}, "belongs to no linear or convolution layer|has the shape"),
         ({"pipeline": "StableDiffusionXLPipeline"}, "StableDiffusionPipeline"),
     ],
 )
