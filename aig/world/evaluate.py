@@ -22,7 +22,7 @@ from diffusers import DDIMScheduler, DPMSolverMultistepScheduler, EulerDiscreteS
 from aig import models
 from aig.diversity import value_shares
 from aig.request import Request
-from aig.world import card, draft, instruments, tradeoffs
+from aig.world import card, draft, instruments, methods, tradeoffs
 from aig.world.bench import GUIDANCE, STEPS, Bench, Part, draw, features_of, load
 from aig.world.captions import caption, named_attributes, sentence
 from aig.world.portraits import ATTRIBUTES, NONE, decode
@@ -87,7 +87,7 @@ def settings(samples: int) -> dict[str, object]:
     """All that is chosen here and changes a figure."""
     return {
         "samples": samples, "steps": STEPS, "guidance": GUIDANCE, "named": P_NAMED, "first seed": FIRST_SEED,
-        "seeds of a tuned model": (tradeoffs.SEEDS, tradeoffs.FEWER),
+        "seeds of a tuned model": (methods.SEEDS, methods.FEWER),
         "solvers": list(SOLVERS), "lengths": LENGTHS, "lengths in question": IN_QUESTION, "guidances": GUIDANCES,
     }  # fmt: skip
 
@@ -192,18 +192,18 @@ def fidelity(bench: Bench, samples: int, plan: Sequence[tuple[str, int, float]])
 
 def without_prompt(bench: Bench, tuning: str) -> Part:
     """A tuned model on many seeds without a prompt."""
-    return (yield from tradeoffs.tuned(bench, tuning, tradeoffs.without_prompt(tradeoffs.SEEDS)))
+    return (yield from tradeoffs.tuned(bench, tuning, methods.without_prompt(methods.SEEDS)))
 
 
 def with_prompts(bench: Bench, tuning: str) -> Part:
     """A tuned model under prompts, by the methods that the page has."""
-    plan = [method for method in tradeoffs.methods(bench, tuning) if method.label in tradeoffs.PROMPTED]
-    return (yield from tradeoffs.tuned(bench, tuning, tradeoffs.with_prompts(bench), plan))
+    plan = [method for method in methods.compared(bench, tuning) if method.label in methods.PROMPTED]
+    return (yield from tradeoffs.tuned(bench, tuning, methods.with_prompts(bench), plan))
 
 
 def page(bench: Bench) -> Part:
     """The page at its defaults: its first seeds under twenty prompts."""
-    pictures = replace(tradeoffs.with_prompts(bench), name="page", seeds=tuple(Request().seeds))
+    pictures = replace(methods.with_prompts(bench), name="page", seeds=tuple(Request().seeds))
     return (yield from tradeoffs.at_the_page(bench, Request().tuning, pictures))
 
 
@@ -213,7 +213,7 @@ PARTS: dict[str, tuple[Callable[..., Part], Callable[[int], int] | None]] = {
     "page": (page, None),
     **{f"tuned: {name}": (partial(without_prompt, tuning=name), None) for name in draft.SHIPPED},
     "tuned: last-step": (partial(without_prompt, tuning="last-step"), None),
-    "gaps": (lambda bench: tradeoffs.gaps(bench, tradeoffs.without_prompt(tradeoffs.FEWER)), None),
+    "gaps": (lambda bench: tradeoffs.gaps(bench, methods.without_prompt(methods.FEWER)), None),
     **{f"prompted: {name}": (partial(with_prompts, tuning=name), None) for name in ("preference", "fashion")},
     "prompts": (prompts, lambda n: n),
     "population": (population, lambda n: n // 2),

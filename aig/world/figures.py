@@ -16,7 +16,7 @@ from torch import Tensor
 
 from aig import models
 from aig.export import COLOURS
-from aig.world import augment, draft, evaluate, tradeoffs
+from aig.world import augment, draft, evaluate, methods
 from aig.world.autoencoder import reconstructed
 from aig.world.bench import Bench, draw, features_of, load
 from aig.world.data import unit
@@ -80,12 +80,12 @@ def lights(bench: Bench) -> Image.Image:
 
 def hacking(bench: Bench, tuning: str) -> Image.Image:
     """The same people at every stage of tuning without KL, beyond it, and with AIG."""
-    plan = {method.label: method for method in tradeoffs.methods(bench, tuning)}
+    plan = {method.label: method for method in methods.compared(bench, tuning)}
     stages = [f"after {n} updates" for n in bench.preset.checkpoints[1::2]]
-    kept = ["LoRA scale 2", "KL 1", "LoRA scale 0.5", "AIG power_1, ending at 1", tradeoffs.DEFAULT, "base for 7, then tuned"]
+    kept = ["LoRA scale 2", "KL 1", "LoRA scale 0.5", "AIG power_1, ending at 1", methods.DEFAULT, "base for 7, then tuned"]
     wanted = ["base", *stages, "tuned", *kept]
-    few = replace(tradeoffs.without_prompt(len(SEEDS)), seeds=SEEDS)
-    return sheet({label: tradeoffs.drawn(bench, [plan[label]], few)[0] for label in wanted if label in plan})
+    few = replace(methods.without_prompt(len(SEEDS)), seeds=SEEDS)
+    return sheet({label: methods.drawn(bench, [plan[label]], few)[0] for label in wanted if label in plan})
 
 
 def sheet(rows: Mapping[str, Tensor], *, cell: int = CELL, resample: Image.Resampling = Image.Resampling.LANCZOS) -> Image.Image:

@@ -11,7 +11,7 @@ import torch
 from diffusers import AutoencoderTiny, DDIMScheduler, DPMSolverMultistepScheduler
 from safetensors.torch import load_file
 
-from aig.world import autoencoder, data, denoiser, draft, evaluate, figures, preference, presets, ruler, ship, tilt, tradeoffs
+from aig.world import autoencoder, data, denoiser, draft, evaluate, figures, methods, preference, presets, ruler, ship, tilt, tradeoffs
 from aig.world.portraits import ATTRIBUTES, encode, sample_attributes
 from aig.world.tastes import FINISH, TASTES, utility
 from aig.world.training import warm_cosine
@@ -124,7 +124,7 @@ def test_the_other_stages_run_in_order(world, tmp_path):
 
 
 def few_prompts(bench, prompts=2, seeds=3):
-    return tradeoffs.Pictures(name="few", prompts=("a robot", "a person with glasses"), seeds=tuple(range(seeds)), guidance=2.0)
+    return methods.Pictures(name="few", prompts=("a robot", "a person with glasses"), seeds=tuple(range(seeds)), guidance=2.0)
 
 
 def test_everything_is_measured_and_drawn(world, tmp_path, monkeypatch):
@@ -133,7 +133,7 @@ def test_everything_is_measured_and_drawn(world, tmp_path, monkeypatch):
     list(ship.run(world, assets=tmp_path))
     for module, name, small in (
         (evaluate, "BATCH", 8), (evaluate, "STEPS", 2), (tradeoffs, "STEPS", 2), (evaluate, "LENGTHS", (2, 3)), (evaluate, "IN_QUESTION", (3,)),
-        (tradeoffs, "SEEDS", 4), (tradeoffs, "FEWER", 3), (tradeoffs, "with_prompts", few_prompts), (figures, "SEEDS", tuple(range(1_000, 1_004))),
+        (methods, "STEPS", 2), (methods, "SEEDS", 4), (methods, "FEWER", 3), (methods, "with_prompts", few_prompts), (figures, "SEEDS", tuple(range(1_000, 1_004))),
     ):  # fmt: skip
         monkeypatch.setattr(module, name, small)
     folder = tmp_path / "portraits"
@@ -152,7 +152,7 @@ def test_everything_is_measured_and_drawn(world, tmp_path, monkeypatch):
     for name in draft.SHIPPED:
         found = result[f"tuned: {name}"]
         assert {row["score"] for row in found["at equal reward"]} <= set(tradeoffs.COMPARED)
-        assert {row["family"] for row in found["hypervolumes"]} == {*tradeoffs.AIG, *tradeoffs.OTHERS}
+        assert {row["family"] for row in found["hypervolumes"]} == {*methods.AIG, *methods.OTHERS}
         for row in found["table"]:
             value = {name: score["value"] for name, score in row.items() if name != "method"}
             assert value["within modes"] + value["by modes"] == pytest.approx(value[name], abs=1e-3)

@@ -6,8 +6,9 @@ import pytest
 import torch
 
 from aig.intervals import Estimate
-from aig.world import tradeoffs
-from aig.world.tradeoffs import AIG, COMPARED, STEPS
+from aig.world import methods, tradeoffs
+from aig.world.methods import AIG
+from aig.world.tradeoffs import COMPARED, STEPS
 
 MEANS = {  # (reward, entropy)
     "base": (0.0, 1.0),
@@ -72,12 +73,12 @@ def test_every_method_is_measured_once_and_every_family_has_strengths():
 
     bench = SimpleNamespace(preset=presets.CPU)
     for tuning in ("preference", "mixture-3"):
-        plan = tradeoffs.methods(bench, tuning)
+        plan = methods.compared(bench, tuning)
         labels = [method.label for method in plan]
         assert len(labels) == len(set(labels)) and labels[:2] == ["base", "tuned"]
         families = tradeoffs.members(plan)
         assert ("KL" in families) == (tuning == "preference") and all(len(members) >= 5 for members in families.values())
         assert all(len(method.shares) == len(method.scales) == STEPS for method in plan)
-    assert set(tradeoffs.PROMPTED) <= {method.label for method in tradeoffs.methods(bench, "preference")}
-    groups = list(tradeoffs.grouped(plan))
+    assert set(methods.PROMPTED) <= {method.label for method in methods.compared(bench, "preference")}
+    groups = list(methods.grouped(plan))
     assert sum(map(len, groups)) == len(plan) and all(len({m.lora for m in group}) == 1 for group in groups)
