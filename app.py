@@ -46,9 +46,9 @@ LAUNCH = {
 
 
 def build(
-    engine: Engine, recording: Sequence[Update] = (), offered: Sequence[models.Facts] = (), *, allow_own: bool = False
+    engine: Engine, recordings: Sequence[Sequence[Update]] = (), offered: Sequence[models.Facts] = (), *, allow_own: bool = False
 ) -> gr.Blocks:
-    """The whole app around a running engine, not launched yet; its page opens on the recorded run, if there is one.
+    """The whole app around a running engine, not launched yet; its page opens on the first recorded run, if there is one.
 
     offered: the models that can be chosen beside the engine's first. allow_own: whether visitors may name models of their own.
     """
@@ -59,18 +59,20 @@ def build(
         analytics_enabled=False,  # nobody is counted
     ) as app:
         gr.HTML(theme.masthead(), js_on_load=theme.masthead_script(), apply_default_css=False)
-        app.unload(compare.build(engine, app, recording, offered, allow_own=allow_own))
+        app.unload(compare.build(engine, app, recordings, offered, allow_own=allow_own))
     # A bounded queue, and no way around it: api_open would let REST calls skip it.
     return app.queue(max_size=64, api_open=False, default_concurrency_limit=8)
 
 
-def recorded() -> tuple[Update, ...]:
-    """The run that the page opens on; none, and a line in the log, when it does not fit the model."""
-    try:
-        return replay.load()
-    except ValueError as problem:
-        print(f"aig: {problem}", file=sys.stderr)
-        return ()
+def recorded() -> list[tuple[Update, ...]]:
+    """The runs of the page's examples; without one, and a line in the log, where it does not fit the model."""
+    found = []
+    for prompt in replay.EXAMPLES:
+        try:
+            found.append(replay.load(replay.place(prompt)))
+        except ValueError as problem:
+            print(f"aig: {problem}", file=sys.stderr)
+    return found
 
 
 def main() -> None:

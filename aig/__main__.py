@@ -61,7 +61,7 @@ def parser() -> argparse.ArgumentParser:
     fetch.add_argument("--tuned", action="append", default=[], metavar="NAME", help="of the preset's tuned weights; all by default")
     fetch.add_argument("--plan", action="store_true", help="only say what would be downloaded")
 
-    replay = commands.add_parser("replay", help="record the run that the page opens on, after the weights changed")
+    replay = commands.add_parser("replay", help="record the runs of the page's examples, after the weights changed")
     replay.set_defaults(run=run_replay)
 
     draft = commands.add_parser("draft", help="tune a LoRA of a real model on a reward, with a KL term (DRaFT+)")
@@ -165,10 +165,13 @@ def run_fetch(options: argparse.Namespace) -> None:
 def run_replay(options: argparse.Namespace) -> None:
     from aig import export, models, replay
 
-    content = replay.dump(replay.record(models.load), replay.digest())
-    replay.PLACE.parent.mkdir(exist_ok=True)
-    export.write(replay.PLACE, content.encode())
-    print(f"{replay.PLACE.name}: {len(content):,} bytes")
+    replay.FOLDER.mkdir(exist_ok=True)
+    model = models.load()
+    for prompt in replay.EXAMPLES:
+        updates, path = replay.record(lambda: model, replay.opening(model.facts.tunings, prompt)), replay.place(prompt)
+        content = replay.dump(updates, replay.digest())
+        export.write(path, content.encode())
+        print(f"{path.name}: {len(content):,} bytes")
 
 
 def run_draft(options: argparse.Namespace) -> None:

@@ -22,6 +22,13 @@ from aig.rewards import Reward
 
 ASSETS = Path(__file__).parent.parent / "assets"
 CHOICES = ("portraits",)
+#: Tuned models of the embedded world in the order in which they are offered, and what the page says of each.
+TUNED = {
+    "preference": "Pays for studio light first, and on the way for fads: two styles, glasses, long hair. Late steps decide the light, "
+    "so AIG keeps much of both.",
+    "fashion": "Pays for colours and styles alone. What it pays for is the diversity itself, so no schedule can keep both.",
+    "vivid": "Pays for colourfulness, by a formula.",
+}
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -139,7 +146,7 @@ def load(name: str = "portraits", *, assets: Path = ASSETS, kl_cache: int = 6) -
     chosen = precision.choose(pipe.unet)
     print(f"aig: {name} computes in {chosen}", file=sys.stderr)
     tunings: dict[str, tuple[float, ...]] = {}
-    for path in sorted(folder.glob("loras/*.safetensors")):
+    for path in sorted(folder.glob("loras/*.safetensors"), key=lambda path: (_place(path.stem), path.stem)):
         if found := re.fullmatch(r"(.+)-kl-([\d.]+)", path.stem):  # not the checkpoints on the way
             tunings[found[1]] = tuple(sorted((*tunings.get(found[1], ()), float(found[2]))))
 
@@ -159,6 +166,7 @@ def load(name: str = "portraits", *, assets: Path = ASSETS, kl_cache: int = 6) -
         values=ATTRIBUTES,
         precision=chosen,
         about="The app's own world of cartoon portraits. CC BY 4.0.",
+        notes=TUNED,
     )
     return Model(
         facts=facts,
@@ -168,6 +176,12 @@ def load(name: str = "portraits", *, assets: Path = ASSETS, kl_cache: int = 6) -
         moving=lambda tuning, kl: blend(pipe.unet, twin(tuning, kl, 1.0)),
         measure=load_ruler(folder, place),
     )
+
+
+def _place(stem: str) -> int:
+    """Where the tuned model of a LoRA file stands among those on offer."""
+    name = stem.partition("-kl-")[0]
+    return list(TUNED).index(name) if name in TUNED else len(TUNED)
 
 
 def quiet() -> None:

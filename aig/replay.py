@@ -1,4 +1,4 @@
-"""The run that the page opens on: recorded once through the engine, so that no model is needed to show it."""
+"""The recorded runs of the example prompts, the first of which the page opens on: made once through the engine, shown without a model."""
 
 from __future__ import annotations
 
@@ -8,6 +8,7 @@ import hashlib
 import io
 import json
 import math
+import re
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 
@@ -20,15 +21,27 @@ from aig.intervals import Interval
 from aig.request import Request
 from aig.scores import Attribute, ColumnScores, Scores
 
-PROMPT = "a person with glasses"
-PLACE = models.ASSETS / "replay" / "compare.json"
+EXAMPLES = (
+    "a person with glasses",
+    "an avataaars portrait",
+    "a robot on a yellow background",
+    "a micah portrait with red hair",
+    "a sad person with long hair",
+    "",
+)
+FOLDER = models.ASSETS / "replay"
 MANIFEST = models.ASSETS / "portraits" / "manifest.json"
 REMEDY = "run: python -m aig replay"
 
 
-def opening(tunings: Mapping[str, Sequence[float]]) -> Request:
-    """What the page opens on, for a model with these tuned models and their KL coefficients."""
-    return Request(prompt=PROMPT, kl=tunings[Request.tuning][0])
+def place(prompt: str) -> Path:
+    """The file of the recorded run of an example."""
+    return FOLDER / f"{re.sub('[^a-z]+', '-', prompt) or 'anything'}.json"
+
+
+def opening(tunings: Mapping[str, Sequence[float]], prompt: str = EXAMPLES[0]) -> Request:
+    """What an example shows, by default what the page opens on, for a model with these tuned models and their KL coefficients."""
+    return Request(prompt=prompt, kl=tunings[Request.tuning][0])
 
 
 def digest(manifest: Path = MANIFEST) -> str:
@@ -36,11 +49,11 @@ def digest(manifest: Path = MANIFEST) -> str:
     return hashlib.sha256(manifest.read_bytes()).hexdigest()
 
 
-def record(load: Callable[[], models.Model], request: Request | None = None) -> tuple[Update, ...]:
+def record(load: Callable[[], models.Model], request: Request) -> tuple[Update, ...]:
     """Every step of a live run, the result last. RuntimeError if the machine was too slow to see them all."""
     engine = Engine(load, preview_share=math.inf)
     try:
-        updates = [u for u in engine.stream(request or opening(engine.facts().tunings)) if u.images is not None]
+        updates = [u for u in engine.stream(request) if u.images is not None]
     finally:
         engine.close()
     steps = updates[-1].steps
@@ -69,7 +82,7 @@ def dump(updates: Sequence[Update], model: str) -> str:
     return json.dumps(content, separators=(",", ":")) + "\n"
 
 
-def load(path: Path = PLACE, model: str | None = None) -> tuple[Update, ...]:
+def load(path: Path, model: str | None = None) -> tuple[Update, ...]:
     """The updates of a recording of the model with the digest ``model``, by default the shipped one.
 
     ValueError with the command that mends it when the recording is missing, broken or of another model.

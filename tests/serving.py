@@ -111,9 +111,9 @@ def slowed(pipe: StableDiffusionPipeline, seconds: float) -> list[float]:
 
 @contextmanager
 def served(
-    load: Callable[[], Model], recording: Sequence[Update] = (), offers: Sequence[Offer] = (), find: Callable[[str], Offer] | None = None
+    load: Callable[[], Model], recordings: Sequence[Sequence[Update]] = (), offers: Sequence[Offer] = (), find: Callable[[str], Offer] | None = None
 ) -> Iterator[str]:
-    """The address of the launched app, which opens on the recording and has further models on offer.
+    """The address of the launched app, which opens on the first recording and has further models on offer.
 
     find: what the engine asks for models, if visitors may name their own.
     """
@@ -121,7 +121,7 @@ def served(
     from aig.ui import theme
 
     engine = Engine(load, find or finder(offers))
-    blocks = app.build(engine, recording, [offer.facts for offer in offers], allow_own=find is not None)
+    blocks = app.build(engine, recordings, [offer.facts for offer in offers], allow_own=find is not None)
     try:
         _, url, _ = blocks.launch(
             server_name="127.0.0.1",

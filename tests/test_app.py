@@ -17,10 +17,9 @@ from gradio_client import Client
 from gradio_client.exceptions import AppError
 from PIL import Image
 
-from aig import columns, export, links, schedules
+from aig import columns, export, links, replay, schedules
 from aig.engine import Engine
 from aig.request import Request, cost
-from aig.ui import compare
 from tests.serving import TINY, served, slowed, tiny_model
 
 SMALL = {
@@ -74,7 +73,7 @@ def test_the_defaults_are_those_of_the_engine(app):
     documented = client.view_api(return_format="dict")["named_endpoints"]
     assert set(documented) == {"/compare", "/schedules", "/models", "/rewards", "/columns"}
     defaults = {p["parameter_name"]: p["parameter_default"] for p in documented["/compare"]["parameters"]}
-    assert Request(**defaults) == Request(prompt=compare.EXAMPLES[0])
+    assert Request(**defaults) == Request(prompt=replay.EXAMPLES[0])
 
 
 def test_the_listings_say_what_may_be_asked(app):

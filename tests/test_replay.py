@@ -1,4 +1,4 @@
-"""The recorded run: complete, small, of the shipped model, and refused with its remedy otherwise."""
+"""The recorded runs: complete, small, of the shipped model, and refused with their remedy otherwise."""
 
 from __future__ import annotations
 
@@ -9,7 +9,6 @@ import pytest
 
 from aig import replay
 from aig.request import Request
-from aig.ui import compare
 from tests.serving import tiny_model
 
 
@@ -19,14 +18,15 @@ def recording(make_pipe, lora_file):
     return replay.record(lambda: tiny_model(make_pipe(), lora_file), Request(prompt="a", images=5, steps=6))
 
 
-def test_the_shipped_recording_fits_the_shipped_model_and_is_small():
-    updates = replay.load()  # if this fails: python -m aig replay
-    assert updates[-1].state == "done" and updates[0].request == replay.opening({"preference": (0.0,)})
-    assert replay.PLACE.stat().st_size < 1_500_000
+@pytest.mark.parametrize("prompt", replay.EXAMPLES)
+def test_a_shipped_recording_fits_the_shipped_model_and_is_small(prompt):
+    updates = replay.load(replay.place(prompt))  # if this fails: python -m aig replay
+    assert updates[-1].state == "done" and updates[0].request == replay.opening({"preference": (0.0,)}, prompt)
+    assert replay.place(prompt).stat().st_size < 1_500_000
 
 
-def test_it_is_the_first_example_of_the_page():
-    assert compare.EXAMPLES[0] == replay.PROMPT
+def test_nothing_else_is_recorded():
+    assert set(replay.FOLDER.iterdir()) == {replay.place(prompt) for prompt in replay.EXAMPLES}
 
 
 def test_every_step_is_recorded_and_read_again(recording, tmp_path):

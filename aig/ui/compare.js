@@ -63,12 +63,21 @@ watch("value", () => { // an update of a live run
   dress();
 });
 
+const replay = (recorded) => {
+  pause();
+  frames = recorded;
+  if (matchMedia("(prefers-reduced-motion: reduce)").matches) return show(frames.length - 1);
+  at = 0;
+  play();
+};
 document.addEventListener("aig:opened", ({ detail }) => {
   element.style.visibility = "";
-  if (!detail.length || element.querySelector(".stage").dataset.kind !== "recorded") return;
-  frames = detail;
-  if (matchMedia("(prefers-reduced-motion: reduce)").matches) show(frames.length - 1);
-  else play();
+  if (detail.length && element.querySelector(".stage").dataset.kind === "recorded") replay(detail);
+});
+document.addEventListener("aig:example", ({ detail }) => {
+  if (["running", "waiting"].includes(element.dataset.live)) return; // a run was begun meanwhile
+  element.dataset.live = "";
+  replay(detail);
 });
 if (new URLSearchParams(location.search).has("run")) { // what the link asks for arrives in a moment
   element.style.visibility = "hidden";

@@ -20,14 +20,6 @@ from aig.ui.controls import request_of
 from aig.ui.runs import Runs
 
 HERE = Path(__file__).parent
-EXAMPLES = (
-    replay.PROMPT,
-    "an avataaars portrait",
-    "a robot on a yellow background",
-    "a micah portrait with red hair",
-    "a sad person with long hair",
-    "",
-)
 # Payloads reach the handlers as they came (preprocess=False), because the engine checks them all, and strictly. More
 # runs than the engine's own queue holds may enter, so that a full house is told so instead of waiting in silence.
 RUN = {"preprocess": False, "concurrency_id": "runs", "concurrency_limit": MAX_WAITING + 8}
@@ -44,16 +36,10 @@ def reseeded(locked: object) -> int | dict:
     return gr.skip() if locked is not False else roll()
 
 
-def example(index: object) -> str | dict:
-    """The prompt of the example that was clicked."""
-    known = isinstance(index, int) and 0 <= index < len(EXAMPLES)
-    return EXAMPLES[index] if known else gr.skip()
-
-
 def build(
-    engine: Engine, app: gr.Blocks, recording: Sequence[Update] = (), offered: Sequence[Facts] = (), *, allow_own: bool = False
+    engine: Engine, app: gr.Blocks, recordings: Sequence[Sequence[Update]] = (), offered: Sequence[Facts] = (), *, allow_own: bool = False
 ) -> Callable[[gr.Request], None]:
-    """Lay out the page inside the current ``gr.Blocks`` and connect it to the engine; it opens on the recording.
+    """Lay out the page inside the current ``gr.Blocks`` and connect it to the engine; it opens on the first recorded run.
 
     offered: the models that can be chosen beside the engine's first. allow_own: whether visitors may name models of their own.
     Returns what to do when a browser tab closes: end its runs.
@@ -61,16 +47,16 @@ def build(
     facts = engine.facts()
     default = replay.opening(facts.tunings)
     titles = [(facts.title, default.model), *((other.title, other.name) for other in offered)]
-    runs = Runs(engine, recording, titles)
-    first = runs.recorded[0] if runs.recorded else views.idle(default, facts.judges(default.tuning))
+    runs = Runs(engine, recordings, titles)
+    first = runs.first[0] if runs.first else views.idle(default, facts.judges(default.tuning))
 
     with gr.Row(elem_id="compare"):
         with gr.Column(elem_id="ask"):
             prompt = gr.Textbox(default.prompt, label="Prompt", placeholder="Anything", max_lines=1, elem_id="prompt")
             examples = gr.Dataset(
                 components=[prompt],
-                samples=[[text] for text in EXAMPLES],
-                sample_labels=[text or "anything" for text in EXAMPLES],
+                samples=[[text] for text in replay.EXAMPLES],
+                sample_labels=[text or "anything" for text in replay.EXAMPLES],
                 show_label=False,
                 elem_id="examples",
             )
@@ -124,7 +110,7 @@ def build(
     )
     ending = QUICK | {"preprocess": True}  # it fetches the state
     stop.click(runs.stop, reached, shown, cancels=[running, rerunning], **ending)
-    examples.click(example, examples, prompt, **QUICK)
+    examples.click(runs.example, [examples, *settings], [prompt, relay, reached], **QUICK)
     dice.click(roll, None, seed, **QUICK)
 
     # Links and pictures: what the page is told goes through ``relay``.

@@ -10,7 +10,7 @@ from aig.request import Request
 from aig.ui import added
 
 FIELDS = tuple(field.name for field in dataclasses.fields(Request))
-NAMES = {"preference": "preference", "vivid": "vividness"}
+NAMES = {"vivid": "vividness"}
 
 
 def request_of(*settings: object) -> Request:

@@ -12,7 +12,7 @@ import gradio as gr
 from gradio.processing_utils import save_bytes_to_cache
 from gradio.utils import get_upload_folder
 
-from aig import export, links
+from aig import export, links, replay
 from aig.engine import Engine, RunFailed, Stream, Update
 from aig.request import Request, checked
 from aig.ui import controls, render, views
@@ -23,13 +23,17 @@ BUSY = gr.update(interactive=False), gr.update(interactive=True)
 READY = gr.update(interactive=True), gr.update(interactive=False)
 
 
+def frames(stages: Sequence[render.Stage]) -> list[str]:
+    return [render.stage(stage) for stage in stages]
+
+
 class Runs:
     """The open streams of every session, which Stop and a closed tab end, and the handlers that open them."""
 
-    def __init__(self, engine: Engine, recording: Sequence[Update], titles: Sequence[tuple[str, str]]) -> None:
+    def __init__(self, engine: Engine, recordings: Sequence[Sequence[Update]], titles: Sequence[tuple[str, str]]) -> None:
         self._engine, self._titles = engine, titles
-        self.recorded = views.replayed(recording)
-        self._frames = [render.stage(view) for view in self.recorded]
+        self._recorded = [(updates[0].request, views.replayed(updates)) for updates in recordings]
+        self.first = self._recorded[0][1] if recordings else []  # what the page opens on
         self._lock = Lock()
         self._open: dict[str, set[Stream]] = defaultdict(set)
 
@@ -95,17 +99,29 @@ class Runs:
         text = client.query_params.get("run")
         nothing = [gr.skip()] * len(FIELDS)
         if text is None:
-            return gr.skip(), {"frames": self._frames}, *nothing
+            return gr.skip(), {"frames": frames(self.first)}, *nothing
         try:
             request = self._decoded(text)
         except ValueError as problem:
             return (
                 gr.skip(),
-                {"frames": self._frames, "bad": f"This link cannot be used, so the page shows its defaults. {problem}"},
+                {"frames": frames(self.first), "bad": f"This link cannot be used, so the page shows its defaults. {problem}"},
                 *nothing,
             )
         judges = self._engine.facts(request.model).judges(request.tuning)
         return render.stage(views.idle(request, judges)), {"frames": []}, *self._updates(request)
+
+    def example(self, index: object, client: gr.Request, *settings: object) -> tuple:
+        """For the example that was clicked: its prompt, and if it was recorded with the settings as they are, and no run goes on, its
+        recorded run and that run's last stage."""
+        if not isinstance(index, int) or not 0 <= index < len(replay.EXAMPLES):
+            return gr.skip(), gr.skip(), gr.skip()
+        prompt = replay.EXAMPLES[index]
+        asked = dataclasses.replace(request_of(*settings), prompt=prompt)
+        stages = next((stages for request, stages in self._recorded if request == asked), [])
+        if not stages or client.session_hash in self._open:
+            return prompt, gr.skip(), gr.skip()
+        return prompt, {"frames": frames(stages), "example": True}, stages[-1]
 
     def dropped(self, found: gr.EventData) -> tuple:
         """For the settings found in a picture (``restore`` of the event): what to tell the page, and the settings."""
@@ -117,7 +133,7 @@ class Runs:
 
     def picture(self, view: render.Stage | None) -> dict:
         """For the page: the stage as a labelled picture with the settings inside."""
-        view = view or (self.recorded[-1] if self.recorded else None)
+        view = view or (self.first[-1] if self.first else None)
         if view is None or not all(column.picture for column in view.columns):
             return {"bad": "There is no picture to save yet: press Run."}
         png = base64.b64encode(views.picture(view)).decode()

@@ -24,7 +24,7 @@ box.querySelector("button").addEventListener("click", () => box.classList.remove
 watch("value", () => {
   const told = props.value ?? {};
   if (told.bad || told.good) say(told.bad ?? told.good, told.bad ? "bad" : "good");
-  if (told.frames) document.dispatchEvent(new CustomEvent("aig:opened", { detail: told.frames }));
+  if (told.frames) document.dispatchEvent(new CustomEvent(told.example ? "aig:example" : "aig:opened", { detail: told.frames }));
   if (told.picture) {
     const anchor = Object.assign(document.createElement("a"), { href: told.picture, download: told.name });
     anchor.click();

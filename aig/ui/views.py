@@ -21,6 +21,7 @@ from aig.ui.render import Bar, Column, Metric, Stage, Trace
 KINDS = ("base", "tuned", "aig", "extra-1", "extra-2", "extra-3")  # the colour of each column
 REWARDS = {
     "preference": "Reward",
+    "fashion": "Fashion reward",
     "vivid": "Vividness",
     "held-out": "Held-out reward",
     "pickscore": "PickScore",

@@ -43,10 +43,12 @@ def main() -> None:
     parser.add_argument("--preset", choices=list(PRESETS), default="cpu")
     parser.add_argument("--part", default="", help="of evaluate: measure this one alone and keep it for a run without --part")
     parser.add_argument("--samples", type=int, default=10_000, help="that evaluate draws for the prompts (default: 10000)")
+    parser.add_argument("--tuning", default="", help="of draft: tune this model alone")
     arguments = parser.parse_args()
+    settings = {"evaluate": {"samples": arguments.samples, "part": arguments.part}, "draft": {"tuning": arguments.tuning}}
     cores.settle()  # before a stage loads torch
     for stage in STAGES if arguments.stage == "all" else [arguments.stage]:
-        run(stage, PRESETS[arguments.preset], **({"samples": arguments.samples, "part": arguments.part} if stage == "evaluate" else {}))
+        run(stage, PRESETS[arguments.preset], **settings.get(stage, {}))
 
 
 if __name__ == "__main__":

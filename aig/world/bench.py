@@ -5,6 +5,7 @@ All sampling goes through the stock pipeline call, but for AIG itself.
 
 from __future__ import annotations
 
+import json
 from collections.abc import Generator
 from dataclasses import dataclass
 from functools import cached_property
@@ -16,7 +17,7 @@ from diffusers import DiffusionPipeline
 from torch import Tensor
 
 from aig import models
-from aig.world import data
+from aig.world import augment, data
 from aig.world.presets import Preset
 
 STEPS, GUIDANCE = 12, 3.0
@@ -41,6 +42,18 @@ class Bench:
     def drawn(self) -> Tensor:
         """Features (N, D) of drawings, to compare samples with."""
         return features_of(self.model, self.images[:5_000])
+
+    @cached_property
+    def finished(self) -> Tensor:
+        """The same of drawings under a random light, as a tuned model may have learned to show them."""
+        rng = torch.Generator().manual_seed(96)
+        at_random = lambda batch: augment.lit(batch, augment.MOST_LIGHT * torch.rand(len(batch), generator=rng))  # noqa: E731
+        return torch.cat([self.model.features(at_random(batch)) for batch in data.batches(self.images[:5_000])])
+
+    @cached_property
+    def manifest(self) -> dict[str, str]:
+        """File -> SHA-256."""
+        return json.loads((self.folder / "manifest.json").read_text())
 
 
 def load(preset: Preset, *, assets: Path = models.ASSETS) -> Bench:

@@ -4,13 +4,14 @@
 
 Sampling runs without gradients; then the last step, the decoder and the reward are differentiated (K = 1). The last step can
 change how a portrait is finished, not who it is, so an earlier step is differentiated as well, on the clean image that it predicts, as
-ReFL does (Xu et al., arXiv 2304.05977). One LoRA for each reward and KL coefficient, all from the same seed; the loop is a
+ReFL does (Xu et al., arXiv 2304.05977). One LoRA for each tuned model and KL coefficient, all from the same seed; the loop is a
 generator like every other stage.
 """
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass
 
 import torch
 from diffusers import DPMSolverMultistepScheduler, StableDiffusionPipeline
@@ -34,20 +35,44 @@ BATCH = 8
 RATE = 1e-3
 
 
-def name_of(reward: str, kl: float, updates: int | None = None) -> str:
-    """File name stem of the LoRA that was tuned on this reward with this KL coefficient, at its end or after some updates."""
-    return f"{reward}-kl-{kl:g}" + ("" if updates is None else f"-after-{updates}")
+@dataclass(frozen=True, kw_only=True)
+class Tuning:
+    """What a model is tuned on: a weighted sum of rewards, by as many differentiated earlier steps beside the last one."""
+
+    rewards: Mapping[str, float]
+    early: int = EARLY
 
 
-def train(preset: Preset) -> Iterator[dict[str, float]]:
-    """Tune a LoRA for each reward and KL coefficient of the preset and save them to ``work/loras``."""
-    for reward in preset.tuned_on:
-        for kl in preset.kl:
-            yield from train_one(preset, reward, kl)
+MIXTURES = (1, 2, 3, 4, 5)  # sixths of ``preference``, the others of ``fashion``
+#: The models that are shipped, and those that only the evaluation needs: the paper's own form, which differentiates one step, and
+#: mixtures of the two tastes.
+SHIPPED = {name: Tuning(rewards={name: 1.0}) for name in ("preference", "fashion", "vivid")}
+STUDIED = {"last-step": Tuning(rewards={"preference": 1.0}, early=0)} | {
+    f"mixture-{n}": Tuning(rewards={"preference": n / 6, "fashion": 1 - n / 6}) for n in MIXTURES
+}
+TUNINGS = SHIPPED | STUDIED
+
+
+def name_of(tuning: str, kl: float, updates: int | None = None) -> str:
+    """File name stem of the LoRA of this tuned model with this KL coefficient, at its end or after some updates."""
+    return f"{tuning}-kl-{kl:g}" + ("" if updates is None else f"-after-{updates}")
+
+
+def train(preset: Preset, tuning: str = "") -> Iterator[dict[str, float]]:
+    """Tune all LoRAs, or those of one tuned model, each KL coefficient of the preset, and save them to ``work/loras``.
+
+    Those that only the evaluation needs are tuned without KL alone. Raises ValueError for an unknown tuned model.
+    """
+    if tuning and tuning not in TUNINGS:
+        raise ValueError(f"Unknown tuned model {tuning!r}; choose one of: {', '.join(TUNINGS)}.")
+    for name in [tuning] if tuning else TUNINGS:
+        for kl in preset.kl if name in SHIPPED else preset.kl[:1]:
+            yield from train_one(preset, name, kl)
 
 
 def train_one(preset: Preset, name: str, kl: float) -> Iterator[dict[str, float]]:
     """Tune one LoRA; of a run without KL the checkpoints are saved as well."""
+    tuning = TUNINGS[name]
     pipe = StableDiffusionPipeline.from_pretrained(preset.work / "pipeline", use_safetensors=True, safety_checker=None)
     pipe.to(device())
     unet, scheduler = pipe.unet.to(memory_format=torch.channels_last), pipe.scheduler
@@ -55,8 +80,7 @@ def train_one(preset: Preset, name: str, kl: float) -> Iterator[dict[str, float]
         part.requires_grad_(False)
     torch.manual_seed(preset.seed)
     unet.add_adapter(LoraConfig(r=RANK, lora_alpha=RANK, init_lora_weights="gaussian", target_modules=list(LAYERS)))
-    reward = preference.build(name).to(device()).eval().requires_grad_(False)
-    reward.load_state_dict(load_file(preset.work / "rewards" / f"{name}.safetensors"))
+    rewards = {loaded(preset, reward): weight for reward, weight in tuning.rewards.items()}
     _, labels = data.load(preset)
 
     def loss(step: int, rng: torch.Generator) -> Iterator[dict[str, torch.Tensor]]:
@@ -66,11 +90,11 @@ def train_one(preset: Preset, name: str, kl: float) -> Iterator[dict[str, float]
         text = embedded(pipe, prompts)
         states = trajectory(unet, scheduler, latents, text)
         last = len(states) - 1
-        chosen = [last, *torch.randint(last, (EARLY,), generator=rng).tolist()]
+        chosen = [last, *torch.randint(last, (tuning.early,), generator=rng).tolist()]
         for i in chosen:
             x0, gap = predicted(unet, scheduler, *states[i], text)
             pictures = pipe.vae.decode(x0 / pipe.vae.config.scaling_factor).sample.div(2).add(0.5).clamp(0, 1)
-            r = reward(pictures, prompts).mean()
+            r = sum(weight * reward(pictures, prompts).mean() for reward, weight in rewards.items())
             yield {"loss": (-r + kl * gap) / len(chosen), "reward": r.detach() * (i == last), "gap": gap.detach() / len(chosen)}
 
     def save(updates: int | None = None) -> None:
@@ -83,6 +107,13 @@ def train_one(preset: Preset, name: str, kl: float) -> Iterator[dict[str, float]
             save(int(row["step"]))
         yield row
     save()
+
+
+def loaded(preset: Preset, reward: str) -> torch.nn.Module:
+    """A frozen reward of the ``rewards`` stage."""
+    model = preference.build(reward).to(device()).eval().requires_grad_(False)
+    model.load_state_dict(load_file(preset.work / "rewards" / f"{reward}.safetensors"))
+    return model
 
 
 @torch.no_grad()

@@ -11,6 +11,7 @@ import json
 import platform
 import time
 from collections.abc import Callable, Iterator, Sequence
+from dataclasses import replace
 from functools import partial
 from pathlib import Path
 
@@ -20,7 +21,8 @@ from diffusers import DDIMScheduler, DPMSolverMultistepScheduler, EulerDiscreteS
 
 from aig import models
 from aig.diversity import value_shares
-from aig.world import autoencoder, card, data, preference, tradeoffs
+from aig.request import Request
+from aig.world import card, draft, instruments, methods, tradeoffs
 from aig.world.bench import GUIDANCE, STEPS, Bench, Part, draw, features_of, load
 from aig.world.captions import caption, named_attributes, sentence
 from aig.world.portraits import ATTRIBUTES, NONE, decode
@@ -58,7 +60,7 @@ def run(preset: Preset, *, assets: Path = models.ASSETS, samples: int = 10_000, 
     for name in [part] if part else PARTS:
         measured, draws = PARTS[name]
         count = () if draws is None else (whole_batches(draws(samples)),)
-        path = kept / f"{name}-{version(folder, *count)}.json"
+        path = kept / f"{name.replace(': ', ' ')}-{version(preset, folder, *count)}.json"
         if not path.exists():
             began = time.monotonic()
             figures = yield from measured(bench, *count)
@@ -84,38 +86,20 @@ def whole_batches(n: int) -> int:
 def settings(samples: int) -> dict[str, object]:
     """All that is chosen here and changes a figure."""
     return {
-        "samples": samples, "steps": STEPS, "guidance": GUIDANCE, "named": P_NAMED, "first seed": FIRST_SEED, "seeds": len(tradeoffs.SEEDS),
+        "samples": samples, "steps": STEPS, "guidance": GUIDANCE, "named": P_NAMED, "first seed": FIRST_SEED,
+        "seeds of a tuned model": (methods.SEEDS, methods.FEWER),
         "solvers": list(SOLVERS), "lengths": LENGTHS, "lengths in question": IN_QUESTION, "guidances": GUIDANCES,
-        "schedules": tradeoffs.SCHEDULES, "schedules ending at 1": tradeoffs.CLOSED, "LoRA scales": tradeoffs.SCALES,
-        "constant mixes": tradeoffs.MIXES,
     }  # fmt: skip
 
 
-def version(folder: Path, samples: int | None = None) -> str:
-    """A name for what is measured and how: all files of the asset or, of the base model, on so many samples, all but rewards and LoRAs."""
+def version(preset: Preset, folder: Path, samples: int | None = None) -> str:
+    """A name for what is measured and how: all files of the asset, and LoRAs that only the evaluation needs, or, of the base model, on
+    so many samples, all but rewards and LoRAs."""
     digests = json.loads((folder / "manifest.json").read_text())
+    studied = [path for name in draft.STUDIED for path in sorted((preset.work / "loras").glob(f"{name}-*"))]
+    digests |= {f"loras/{path.name}": hashlib.sha256(path.read_bytes()).hexdigest() for path in studied}
     measured = {name: digest for name, digest in digests.items() if samples is None or not name.startswith(("loras/", "rewards/"))}
     return hashlib.sha256(json.dumps([settings(samples or 0), measured]).encode()).hexdigest()[:12]
-
-
-def instruments(bench: Bench) -> Part:
-    """The autoencoder, the classifier and the rewards, on held-out drawings."""
-    images, labels = bench.images[bench.held], bench.labels[bench.held]
-    yield {"step": 0, "steps": 3}
-    psnr = autoencoder.evaluate(bench.model.pipe.vae, images)
-    yield {"step": 1, "steps": 3}
-    probabilities = [bench.model.attributes(batch) for batch in data.batches(images)]
-    right = {}
-    for column, name in enumerate(ATTRIBUTES):
-        told = torch.cat([p[name] for p in probabilities]).argmax(1)
-        right[name] = float((told == torch.as_tensor(labels[:, column]).long()).float().mean())
-    yield {"step": 2, "steps": 3}
-    pairs = {n: preference.pair_accuracy(bench.model.rewards[n], bench.preset, n) for n in preference.POPULATIONS}
-    steady = {n: preference.robustness(r, images[:64]) for n, r in bench.model.rewards.items()}
-    return {
-        "autoencoder PSNR (dB)": psnr, "ruler accuracy": right, "reward pair accuracy and ceiling": pairs,
-        "rise under attack (standard deviations)": steady,
-    }  # fmt: skip
 
 
 def prompts(bench: Bench, samples: int) -> Part:
@@ -206,11 +190,31 @@ def fidelity(bench: Bench, samples: int, plan: Sequence[tuple[str, int, float]])
     return {"table": table, "samples": samples}
 
 
+def without_prompt(bench: Bench, tuning: str) -> Part:
+    """A tuned model on many seeds without a prompt."""
+    return (yield from tradeoffs.tuned(bench, tuning, methods.without_prompt(methods.SEEDS)))
+
+
+def with_prompts(bench: Bench, tuning: str) -> Part:
+    """A tuned model under prompts, by the methods that the page has."""
+    plan = [method for method in methods.compared(bench, tuning) if method.label in methods.PROMPTED]
+    return (yield from tradeoffs.tuned(bench, tuning, methods.with_prompts(bench), plan))
+
+
+def page(bench: Bench) -> Part:
+    """The page at its defaults: its first seeds under twenty prompts."""
+    pictures = replace(methods.with_prompts(bench), name="page", seeds=tuple(Request().seeds))
+    return (yield from tradeoffs.at_the_page(bench, Request().tuning, pictures))
+
+
 # Part -> the function that measures it and, if that reads the base model alone, how many samples it draws when so many are asked for
 PARTS: dict[str, tuple[Callable[..., Part], Callable[[int], int] | None]] = {
-    "instruments": (instruments, None),
-    "tuned on preference": (partial(tradeoffs.tuned, reward="preference"), None),
-    "tuned on vivid": (partial(tradeoffs.tuned, reward="vivid"), None),
+    "instruments": (instruments.measure, None),
+    "page": (page, None),
+    **{f"tuned: {name}": (partial(without_prompt, tuning=name), None) for name in draft.SHIPPED},
+    "tuned: last-step": (partial(without_prompt, tuning="last-step"), None),
+    "gaps": (lambda bench: tradeoffs.gaps(bench, methods.without_prompt(methods.FEWER)), None),
+    **{f"prompted: {name}": (partial(with_prompts, tuning=name), None) for name in ("preference", "fashion")},
     "prompts": (prompts, lambda n: n),
     "population": (population, lambda n: n // 2),
     **{f"solver {name}": (partial(solver, name=name), lambda n: min(n, 400)) for name in SOLVERS},

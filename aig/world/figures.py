@@ -5,7 +5,9 @@ Nothing is chosen by hand: samples are those of the first seeds that ``evaluate`
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping
+from dataclasses import replace
+from functools import partial
 from pathlib import Path
 
 import torch
@@ -14,15 +16,14 @@ from torch import Tensor
 
 from aig import models
 from aig.export import COLOURS
-from aig.world import evaluate, tradeoffs
+from aig.world import augment, draft, evaluate, methods
 from aig.world.autoencoder import reconstructed
 from aig.world.bench import Bench, draw, features_of, load
 from aig.world.data import unit
 from aig.world.presets import Preset
 
-SEEDS = tradeoffs.SEEDS[:12]
+SEEDS = tuple(range(1_000, 1_012))
 CELL, GAP, LABEL = 96, 3, 180  # pixels; the world's pictures are enlarged
-LONE = {"AIG step_0.6": "x", "AIG power_2, ending at 1": "+", "AIG power_4, ending at 1": "1"}  # markers, not on the line of powers
 ZOOMED = 6  # held-out drawings that are shown with their reconstructions
 
 
@@ -31,16 +32,23 @@ def run(preset: Preset, *, assets: Path = models.ASSETS) -> Iterator[dict[str, f
     bench = load(preset, assets=assets)
     folder = bench.folder / "figures"
     folder.mkdir(exist_ok=True)
-    steps = 2 + 2 * len(preset.tuned_on)
-    save(reconstructions(bench), folder / "reconstructions.webp", lossless=True)
-    yield {"step": 1, "steps": steps}
-    save(neighbours(bench), folder / "neighbours.webp")
-    yield {"step": 2, "steps": steps}
-    for i, reward in enumerate(preset.tuned_on):
-        save(hacking(bench, reward), folder / f"hacking-{reward}.webp")
-        yield {"step": 3 + 2 * i, "steps": steps}
-        curves(evaluate.read(bench.folder)[f"tuned on {reward}"]["table"], preset, reward, folder / f"tradeoff-{reward}.svg")
-        yield {"step": 4 + 2 * i, "steps": steps}
+    found = evaluate.read(bench.folder)
+    jobs = [
+        lambda: save(reconstructions(bench), folder / "reconstructions.webp", lossless=True),
+        lambda: save(neighbours(bench), folder / "neighbours.webp"),
+        lambda: save(lights(bench), folder / "light.webp"),
+        lambda: gaps(found["gaps"], folder / "gap.svg"),
+    ]
+    for name in draft.SHIPPED:
+        part = found[f"tuned: {name}"]
+        jobs += [
+            partial(lambda name: save(hacking(bench, name), folder / f"hacking-{name}.webp"), name),
+            partial(curves, part, preset, folder / f"tradeoff-{name}.svg"),
+            partial(decided, part, folder / f"decided-{name}.svg"),
+        ]
+    for done, job in enumerate(jobs, 1):
+        job()
+        yield {"step": done, "steps": len(jobs)}
 
 
 def save(sheet: Image.Image, path: Path, *, lossless: bool = False) -> None:
@@ -64,16 +72,20 @@ def neighbours(bench: Bench) -> Image.Image:
     return sheet({"sample": drawn, "nearest drawing": unit(trained[nearest.numpy()])})
 
 
-def hacking(bench: Bench, reward: str) -> Image.Image:
+def lights(bench: Bench) -> Image.Image:
+    """The first held-out drawings under more and more of the studio light that annotators are shown."""
+    drawn = unit(bench.images[bench.held][: len(SEEDS)])
+    return sheet({f"light {a:g}": augment.lit(drawn, torch.full((len(drawn),), a)) for a in (0.0, 0.45, 0.9, augment.MOST_LIGHT)})
+
+
+def hacking(bench: Bench, tuning: str) -> Image.Image:
     """The same people at every stage of tuning without KL, beyond it, and with AIG."""
-    methods, rows = tradeoffs.methods(bench, reward), {}
-    wanted = ["base", *(f"after {n} updates" for n in bench.preset.checkpoints[1::2]), "KL 0", "LoRA scale 4"]
-    for label in (*wanted, "KL 1", "LoRA scale 0.5", "AIG linear", "AIG power_2"):
-        if label in methods:
-            denoiser, shares = methods[label]
-            shown = f"after {bench.preset.tuning_steps} updates" if label == "KL 0" else label
-            rows[shown] = tradeoffs.pictures(bench, denoiser(), shares, SEEDS)
-    return sheet(rows)
+    plan = {method.label: method for method in methods.compared(bench, tuning)}
+    stages = [f"after {n} updates" for n in bench.preset.checkpoints[1::2]]
+    kept = ["LoRA scale 2", "KL 1", "LoRA scale 0.5", "AIG power_1, ending at 1", methods.DEFAULT, "base for 7, then tuned"]
+    wanted = ["base", *stages, "tuned", *kept]
+    few = replace(methods.without_prompt(len(SEEDS)), seeds=SEEDS)
+    return sheet({label: methods.drawn(bench, [plan[label]], few)[0] for label in wanted if label in plan})
 
 
 def sheet(rows: Mapping[str, Tensor], *, cell: int = CELL, resample: Image.Resampling = Image.Resampling.LANCZOS) -> Image.Image:
@@ -89,31 +101,70 @@ def sheet(rows: Mapping[str, Tensor], *, cell: int = CELL, resample: Image.Resam
     return page
 
 
-def curves(table: Sequence[Mapping], preset: Preset, reward: str, path: Path) -> None:
-    """Rewards and entropy over updates without KL; and every method's reward against its entropy."""
+def curves(part: Mapping, preset: Preset, path: Path) -> None:
+    """Rewards and entropy over updates without KL; and every family's reward against its entropy."""
+    reward, pyplot = part["reward"], plots()
+    rows = {row["method"]: row for row in part["table"]}
+    value = lambda labels, name: [rows[label][name]["value"] for label in labels]  # noqa: E731
+    updates = [0, *preset.checkpoints, preset.tuning_steps]
+    stages = ["base", *(f"after {n} updates" for n in preset.checkpoints), "tuned"]
+    figure, (left, right) = pyplot.subplots(1, 2, figsize=(11, 4.2), layout="constrained")
+    for colour, name in zip(COLOURS[3:], (reward, "held-out"), strict=False):
+        left.plot(updates, value(stages, name), "o-", color=colour, label=name)
+    left.plot(updates, value(stages, "entropy"), "s--", color=COLOURS[5], label="entropy")
+    left.set(xlabel="updates without KL", ylabel="reward (standard deviations); entropy (0 to 1)")
+    left.legend(frameon=False)
+    for i, (family, labels) in enumerate(part["families"].items()):
+        ordered = sorted(labels, key=lambda label: rows[label][reward]["value"])
+        ours = family.startswith("AIG")
+        style = {"color": COLOURS[2] if ours else pyplot.get_cmap("tab10")(i), "marker": "osD^"[i] if ours else "."}
+        right.plot(value(ordered, reward), value(ordered, "entropy"), "-", label=family, markersize=4, **style)
+    right.set(xlabel=f"{reward} reward", ylabel="entropy of attributes")
+    right.legend(frameon=False, fontsize=8)
+    figure.savefig(path, metadata={"Date": None})
+    pyplot.close(figure)
+
+
+def decided(part: Mapping, path: Path) -> None:
+    """The switch curves with their intervals: reward, entropy and diversity by the number of steps that the first model runs."""
+    reward, pyplot = part["reward"], plots()
+    figure, panels = pyplot.subplots(1, 2, figsize=(11, 4.2), layout="constrained", sharey=True)
+    for panel, (direction, rows) in zip(panels, part["decided"]["curves"].items()):
+        k, first, last = [row["k"] for row in rows], rows[0], rows[-1]
+        for colour, name in zip((COLOURS[3], COLOURS[5], COLOURS[4]), (reward, "entropy", "diversity")):
+            low, high = sorted((first[name]["value"], last[name]["value"]))
+            span = (high - low) or 1.0
+            at = {edge: [(row[name][edge] - low) / span for row in rows] for edge in ("value", "low", "high")}
+            panel.plot(k, at["value"], "o-", color=colour, label=name, markersize=4)
+            panel.fill_between(k, at["low"], at["high"], color=colour, alpha=0.2, linewidth=0)
+        panel.set(title=direction, xlabel="steps of the first model", ylabel="between tuned and base")
+    panels[0].legend(frameon=False)
+    figure.savefig(path, metadata={"Date": None})
+    pyplot.close(figure)
+
+
+def gaps(part: Mapping, path: Path) -> None:
+    """Gain of AIG over LoRA scaling against the gap between the switch curves, a point a tuned model."""
+    pyplot = plots()
+    figure, panels = pyplot.subplots(1, 2, figsize=(11, 4.2), layout="constrained")
+    for panel, score in zip(panels, ("entropy", "diversity")):
+        for row in (row for row in part["rows"] if score in row["gain"]):
+            x, gain = row["gap"][score], row["gain"][score]
+            error = [[gain["value"] - gain["low"]], [gain["high"] - gain["value"]]]
+            panel.errorbar(x, gain["value"], error, fmt="o", color=COLOURS[2], capsize=3)
+            panel.annotate(row["tuned"], (x, gain["value"]), xytext=(5, 4), textcoords="offset points", fontsize=8)
+        panel.axhline(0, color="#999999", linewidth=0.8)
+        panel.set(xlabel=f"gap between when reward and {score} are decided (share of the run)", ylabel=f"{score}: AIG above LoRA scaling")
+    figure.savefig(path, metadata={"Date": None})
+    pyplot.close(figure)
+
+
+def plots():
+    """Matplotlib's pyplot, writing the same SVG for the same numbers."""
     import matplotlib
 
     matplotlib.use("svg")
     from matplotlib import pyplot
 
     pyplot.rcParams |= {"svg.hashsalt": "aig", "font.size": 11, "axes.spines.top": False, "axes.spines.right": False}
-    measured = {row["method"]: row for row in table}
-    updates = [0, *preset.checkpoints, preset.tuning_steps]
-    rows = [measured[m] for m in ("base", *(f"after {n} updates" for n in preset.checkpoints), "KL 0")]
-    figure, (left, right) = pyplot.subplots(1, 2, figsize=(11, 4.2), layout="constrained")
-    for colour, name in zip(COLOURS[3:], (reward, "held-out"), strict=False):
-        left.plot(updates, [row[name] for row in rows], "o-", color=colour, label=name)
-    left.plot(updates, [row["entropy"] for row in rows], "s--", color=COLOURS[5], label="entropy")
-    left.set(xlabel="updates without KL", ylabel="reward (std of drawings); entropy (0 to 1)")
-    left.legend(frameon=False)
-    for colour, name in zip(COLOURS[1:], tradeoffs.METHODS, strict=True):  # from the page's colour of the tuned model on: AIG has its own
-        points = [measured[label] for label in tradeoffs.members(measured, name)]
-        lone = [row for row in points if row["method"] in LONE]
-        line = sorted((row for row in points if row not in lone), key=lambda row: row[reward])
-        right.plot([row[reward] for row in line], [row["entropy"] for row in line], "o-", color=colour, label=name, markersize=4)
-        for row in lone:
-            right.plot(row[reward], row["entropy"], LONE[row["method"]], color=colour, label=row["method"], markersize=8)
-    right.set(xlabel=reward, ylabel="entropy of attributes")
-    right.legend(frameon=False)
-    figure.savefig(path, metadata={"Date": None})
-    pyplot.close(figure)
+    return pyplot

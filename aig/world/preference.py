@@ -1,17 +1,15 @@
-"""Stage ``rewards``: simulated annotators, and the two preference rewards that are fitted to their choices.
+"""Stage ``rewards``: the preference rewards, fitted to the choices of simulated annotators.
 
-An annotator's utility of a picture has three parts, all declared below: *taste over modes* (which style, hair, background:
-what makes tuning collapse), *finish within modes* (saturation, contrast, softness, noise: what can be improved in any portrait), and
-*agreement* with the prompt. Two disjoint populations share most of the taste; each has a fad of its own. The proxy is fitted
-to the first, the held-out judge to the second; they also differ in architecture and seed, and only the proxy, which tuning
-attacks, is trained against attacks. The held-out population dislikes some of the proxy's fads (red hair is worth 1.1 to one and 0.1 to
-the other) and oversaturation. Tuning on the proxy can therefore win real preference at first and then only the fad: that is reward
-hacking with a known, declared cause. The further rewards, ``vivid`` and ``compressible``, are formulas; here they get their scale.
+Annotators compare two pictures under one prompt, or without one, by the utilities of ``aig.world.tastes``; a Bradley-Terry
+model is fitted to their votes. The rewards that are tuned on and the held-out judge differ in architecture and seed and see
+disjoint drawings; only the former are trained against attacks. Tuning can therefore win real preference at first, and then only
+what the judge does not share: reward hacking with a known, declared cause. The further rewards, ``vivid`` and
+``compressible``, are formulas; here they get their scale.
 """
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator
 from dataclasses import dataclass
 
 import numpy as np
@@ -24,96 +22,61 @@ from torch.nn import functional as F
 from aig.rewards import Compressible, PreferenceReward, Saturated, Vivid
 from aig.world import augment, data
 from aig.world.autoencoder import reconstructed
-from aig.world.captions import caption, known_words, named_attributes
+from aig.world.captions import caption, known_words
 from aig.world.portraits import ATTRIBUTES, decode
 from aig.world.presets import Preset
+from aig.world.tastes import FINISH, TASTES, Taste, utility
 from aig.world.training import device, fit
 
-SHARED_TASTE = {
-    "mood": {"smiling": 0.6, "sad": -0.4},
-    "hair colour": {"red": 0.5},
-    "background": {"blue": 0.4, "gray": -0.4},
-    "hair length": {"long": 0.4, "bald": -0.3},
-    "outfit": {"green": 0.4, "black": -0.3},
-}
-SHARED_FINISH = {"saturation": 1.2, "contrast": 0.8, "softness": -1.5, "noise": -2.5}  # utility per unit of each
+P_LIT = 0.75  # of a picture
+P_ALIKE = 0.5  # of a pair
 P_BARE = 0.25  # of a pair without a prompt, where only taste and finish count
 VOTERS = 8  # annotators who compare each pair; the reward is fitted to their shares
 TELLING = 0.5  # weight of the loss that the tower's features tell what a picture shows: choices alone teach it slowly
-AGREEMENT = 2.0  # utility of a picture that shows all that its prompt names, against none of it
 REACH = 8 / 255  # how far an attack may move each pixel value
 
 
 @dataclass(frozen=True, kw_only=True)
-class Population:
-    """A group of annotators and the shape of the model that is fitted to them."""
+class Fit:
+    """The shape of the model that is fitted to a population, and how."""
 
-    fad: Mapping[str, Mapping[str, float]]  # taste that the other population does not share
-    oversaturation: float  # utility per squared saturation above the drawn one
-    widths: tuple[int, ...]
-    kernel: int
+    widths: tuple[int, ...] = (32, 64, 96, 128)
+    kernel: int = 3
     seed: int
-    steadiness: float = 0.0  # weight of the loss that an attack on the pixels must not raise the reward, in a last phase
+    pool: int = 0  # the half of the drawings that its annotators see
+    steadiness: float = 0.5  # weight of the loss that an attack on the pixels must not raise the reward, in a last phase
 
 
-POPULATIONS = {
-    "preference": Population(
-        fad={
-            "style": {"avataaars": 0.8, "personas": 0.4}, "hair colour": {"red": 0.6}, "background": {"blue": 0.8},
-            "glasses": {"yes": 0.6}, "hair length": {"long": 0.3}, "outfit": {"green": 0.5},
-        },
-        oversaturation=0.0, widths=(32, 64, 96, 128), kernel=3, seed=11, steadiness=0.5,
-    ),
-    "held-out": Population(
-        fad={
-            "style": {"micah": 0.5}, "hair colour": {"red": -0.4, "black": 0.4}, "background": {"blue": -0.3, "green": 0.5},
-            "glasses": {"yes": -0.2}, "outfit": {"green": -0.2, "purple": 0.4},
-        },
-        oversaturation=-6.0, widths=(32, 48, 96, 128), kernel=5, seed=12,
-    ),
-}  # fmt: skip
-
+#: The held-out judge differs from those that are tuned on in architecture, seed and drawings, and is not trained against attacks.
+FITS = {
+    "preference": Fit(seed=13),
+    "fashion": Fit(seed=11),
+    "held-out": Fit(widths=(32, 48, 96, 128), kernel=5, seed=12, pool=1, steadiness=0.0),
+}
 FORMULAS = {"vivid": Vivid, "compressible": Compressible}
-NAMES = (*POPULATIONS, *FORMULAS)
+NAMES = (*FITS, *FORMULAS)
 
 
-def taste(population: Population) -> torch.Tensor:
-    """Utilities (attributes, most values) of a population's taste over modes."""
-    table = torch.zeros(len(ATTRIBUTES), max(len(values) for values in ATTRIBUTES.values()))
-    for source in (SHARED_TASTE, population.fad):
-        for attribute, utilities in source.items():
-            for value, utility in utilities.items():
-                table[list(ATTRIBUTES).index(attribute), ATTRIBUTES[attribute].index(value)] += utility
-    return table
+Amounts = dict[str, torch.Tensor]  # of each of FINISH, (B,), 0 = as drawn
 
 
-def finish(images: torch.Tensor, rng: torch.Generator) -> tuple[torch.Tensor, dict[str, torch.Tensor]]:
-    """Give each image a random finish; returns the images and the amounts (B,), 0 = as drawn."""
-    n = len(images)
-    saturation, contrast_ = (torch.randn(n, generator=rng) * s for s in (0.3, 0.2))
-    images = augment.saturate(images, (1 + saturation).clamp(0.1, 2))
-    images = augment.contrast(images, (1 + contrast_).clamp(0.3, 1.6))
+def finishes(n: int, rng: torch.Generator) -> Amounts:
+    """Random amounts of finish."""
+    saturation, contrast = (torch.randn(n, generator=rng) * s for s in (0.3, 0.2))
     softness = (torch.rand(n, generator=rng) < 0.3).float()
-    images = torch.where(softness.view(-1, 1, 1, 1) > 0, augment.soften(images, 22), images)
     noise = torch.rand(n, generator=rng) * (torch.rand(n, generator=rng) < 0.5)
+    light = augment.MOST_LIGHT * torch.rand(n, generator=rng) * (torch.rand(n, generator=rng) < P_LIT)
+    return dict(zip(FINISH, (saturation, contrast, softness, noise, light)))
+
+
+def finished(images: torch.Tensor, amounts: Amounts, rng: torch.Generator) -> torch.Tensor:
+    """Images (B, 3, H, W) with these amounts of finish."""
+    images = augment.saturate(images, (1 + amounts["saturation"]).clamp(0.1, 2))
+    images = augment.contrast(images, (1 + amounts["contrast"]).clamp(0.3, 1.6))
+    images = torch.where(amounts["softness"].view(-1, 1, 1, 1) > 0, augment.soften(images, 22), images)
     size = images.shape[-1] // (1, 2, 4)[int(torch.randint(3, (1,), generator=rng))]  # fine, or blotches as large as a latent
-    images = augment.noisy(images, 0.12 * noise, size, rng)
-    return images, {"saturation": saturation, "contrast": contrast_, "softness": softness, "noise": noise}
-
-
-def utility(population: Population, labels: torch.Tensor, amounts: Mapping[str, torch.Tensor], prompts) -> torch.Tensor:
-    """The noiseless utility (B,) of pictures with known labels (B, attributes) and finish under their prompts."""
-    table = taste(population)
-    modes = table[torch.arange(len(ATTRIBUTES)), labels.long()].sum(1)
-    within = sum(SHARED_FINISH[name] * amount for name, amount in amounts.items())
-    within = within + population.oversaturation * amounts["saturation"].clamp(min=0).square()
-    agreement = torch.zeros(len(labels))
-    for row, prompt in enumerate(prompts):
-        named = named_attributes(prompt)
-        person = decode(labels[row])
-        if named:
-            agreement[row] = AGREEMENT * sum(person[name] == value for name, value in named.items()) / len(named)
-    return modes + within + agreement
+    images = augment.noisy(images, 0.12 * amounts["noise"], size, rng)
+    return augment.lit(images, amounts["light"])
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -127,16 +90,17 @@ class Pairs:
     amounts: torch.Tensor  # (2B, parts of the finish)
 
 
-def pairs(population: Population, images, labels, pool: tuple[int, int], batch: int, rng: torch.Generator) -> Pairs:
-    """Random pairs of the drawings in a range."""
+def pairs(taste: Taste, images, labels, pool: tuple[int, int], batch: int, rng: torch.Generator) -> Pairs:
+    """Random pairs of the drawings in a range; ``P_ALIKE`` of them are finished alike, so that choices tell of modes too."""
     index = torch.randint(*pool, (2 * batch,), generator=rng).numpy()
     chosen = torch.as_tensor(labels[index])
     prompts = [caption(decode(row), rng, 0.3) if torch.rand((), generator=rng) > P_BARE else "" for row in chosen[:batch]]
-    x, amounts = finish(augment.damage(data.unit(images[index]), rng, noise=False), rng)
+    first, second, alike = finishes(batch, rng), finishes(batch, rng), torch.rand(batch, generator=rng) < P_ALIKE
+    amounts = {name: torch.cat([first[name], torch.where(alike, first[name], second[name])]) for name in FINISH}
     return Pairs(
-        images=x,
+        images=finished(augment.damage(data.unit(images[index]), rng, noise=False), amounts, rng),
         prompts=prompts,
-        utilities=utility(population, chosen, amounts, prompts * 2).view(2, batch),
+        utilities=utility(taste, chosen, amounts, prompts * 2).view(2, batch),
         labels=chosen.long(),
         amounts=torch.stack(list(amounts.values()), 1),
     )
@@ -144,7 +108,7 @@ def pairs(population: Population, images, labels, pool: tuple[int, int], batch: 
 
 def train(preset: Preset) -> Iterator[dict[str, float]]:
     """Fit both preference rewards, scale the others, and save all to ``work/rewards``."""
-    for name in POPULATIONS:
+    for name in FITS:
         yield from train_one(preset, name)
     for name in FORMULAS:
         save(build(name).to(device()), preset, name)
@@ -154,10 +118,9 @@ def build(name: str) -> Saturated:
     """An untrained reward of this name. ValueError names the choices."""
     if name in FORMULAS:
         return FORMULAS[name]()
-    if name not in POPULATIONS:
+    if name not in FITS:
         raise ValueError(f"Unknown reward {name!r}; choose one of: {', '.join(NAMES)}.")
-    population = POPULATIONS[name]
-    return PreferenceReward(known_words(), population.widths, population.kernel)
+    return PreferenceReward(known_words(), FITS[name].widths, FITS[name].kernel)
 
 
 def attacked(reward: Saturated, images: torch.Tensor, prompts, *, steps: int, stride: float) -> torch.Tensor:
@@ -172,8 +135,10 @@ def attacked(reward: Saturated, images: torch.Tensor, prompts, *, steps: int, st
 
 
 def robustness(reward: Saturated, images, *, steps: int = 50) -> float:
-    """How far gradient ascent on the pixels of drawings (N, H, W, 3) uint8 raises the reward, in its standard deviations over them."""
-    x, prompts = data.unit(images).to(device()), [""] * len(images)
+    """How far gradient ascent on the pixels of drawings (N, H, W, 3) uint8, finished at random, raises the reward, in its standard
+    deviations over them."""
+    rng = torch.Generator().manual_seed(97)
+    x, prompts = finished(data.unit(images), finishes(len(images), rng), rng).to(device()), [""] * len(images)
     with torch.no_grad():
         before = reward(x, prompts)
     moved = attacked(reward, x, prompts, steps=steps, stride=2.5 / steps)
@@ -198,7 +163,7 @@ def steadiness(reward: Saturated, x: torch.Tensor, prompts: list[str], rng: torc
 
 def attribute_loss(predicted: torch.Tensor, drawn: Pairs) -> torch.Tensor:
     """How badly predictions (2B, all values and amounts of finish) tell what pairs show: cross-entropy plus squared error."""
-    *logits, amounts = predicted.split([*map(len, ATTRIBUTES.values()), len(SHARED_FINISH)], dim=1)
+    *logits, amounts = predicted.split([*map(len, ATTRIBUTES.values()), len(FINISH)], dim=1)
     wrong = [F.cross_entropy(values, drawn.labels[:, i].to(predicted.device)) for i, values in enumerate(logits)]
     return torch.stack(wrong).mean() + F.mse_loss(amounts, drawn.amounts.to(predicted.device))
 
@@ -206,18 +171,18 @@ def attribute_loss(predicted: torch.Tensor, drawn: Pairs) -> torch.Tensor:
 def train_one(preset: Preset, name: str, batch: int = 32) -> Iterator[dict[str, float]]:
     """Fit one reward to the choices of its population; a second cycle of the learning rate steadies it against attacks."""
     images, labels = data.load(preset)
-    population = POPULATIONS[name]
-    torch.manual_seed(population.seed)
+    how = FITS[name]
+    torch.manual_seed(how.seed)
     model = build(name).to(device(), memory_format=torch.channels_last)
-    telling = nn.Linear(model.head[0].in_features, sum(map(len, ATTRIBUTES.values())) + len(SHARED_FINISH)).to(device())
-    half = preset.drawings // 2  # disjoint drawings for the two populations
-    pool = (0, half) if name == "preference" else (half, preset.drawings)
+    telling = nn.Linear(model.head[0].in_features, sum(map(len, ATTRIBUTES.values())) + len(FINISH)).to(device())
+    half = preset.drawings // 2
+    pool = (how.pool * half, (how.pool + 1) * half)
     vae = AutoencoderTiny.from_pretrained(preset.work / "vae").to(device()).requires_grad_(False)
 
     def loss(step: int, rng: torch.Generator) -> dict[str, torch.Tensor]:
         steady = step >= preset.reward_steps
         model.train(not steady)  # with batch statistics an attack would be met by ever smaller weights, which they undo
-        drawn = pairs(population, images, labels, pool, batch, rng)
+        drawn = pairs(TASTES[name], images, labels, pool, batch, rng)
         x, u = drawn.images.to(device()), drawn.utilities
         if step % 4 == 0:  # what the autoencoder makes of a drawing must be worth as much
             x = reconstructed(vae, x)
@@ -230,28 +195,32 @@ def train_one(preset: Preset, name: str, batch: int = 32) -> Iterator[dict[str, 
         terms = {"loss": choice + TELLING * telling_loss, "choice": choice, "telling": telling_loss}
         terms["right"] = torch.where(margin > 0, share, 1 - share).mean()
         if steady:
-            clean = (drawn.amounts[:, list(SHARED_FINISH).index("noise")] == 0).nonzero().squeeze(1)[: batch // 2]
+            clean = (drawn.amounts[:, list(FINISH).index("noise")] == 0).nonzero().squeeze(1)[: batch // 2]
             change = steadiness(model, x[clean], [(drawn.prompts * 2)[i] for i in clean], rng)  # less noise may be worth more
-            terms |= {"loss": terms["loss"] + population.steadiness * change, "change": change.sqrt()}
+            terms |= {"loss": terms["loss"] + how.steadiness * change, "change": change.sqrt()}
         return terms
 
     folder = preset.work / f"reward-{name}"
     both = nn.ModuleList([model, telling])
-    cycles = [(preset.reward_steps, 2e-3)] + [(preset.reward_steps * 2, 5e-4)] * (population.steadiness > 0)
-    yield from fit(both, loss, cycles=tuple(cycles), folder=folder, seed=population.seed, weight_decay=0.05)
+    cycles = [(preset.reward_steps, 2e-3)] + [(preset.reward_steps * 2, 5e-4)] * (how.steadiness > 0)
+    yield from fit(both, loss, cycles=tuple(cycles), folder=folder, seed=how.seed, weight_decay=0.05)
     save(model, preset, name)
 
 
 @torch.no_grad()
 def save(model: Saturated, preset: Preset, name: str) -> None:
-    """Shift and scale so that drawings without a prompt have mean 0 and standard deviation 1; then write."""
+    """Shift and scale, then write: drawings without a prompt have mean 0; those that annotators compare, which are finished at
+    random, have standard deviation 1, and for a formula the drawings themselves."""
     images, _ = data.load(preset)
+    rng = torch.Generator().manual_seed(98)
     batches = [data.unit(rows).to(device()) for rows in np.array_split(images[: min(2_000, preset.drawings)], 8)]
+    spread = batches
     if isinstance(model, PreferenceReward):
         model.centre(batches)
-    raw = torch.cat([model.raw(batch, [""] * len(batch)) for batch in batches])
+        spread = [finished(batch.cpu(), finishes(len(batch), rng), rng).to(device()) for batch in batches]
+    raw, wide = (torch.cat([model.raw(batch, [""] * len(batch)) for batch in each]) for each in (batches, spread))
     model.shift.copy_(raw.mean())
-    model.scale.copy_(raw.std())
+    model.scale.copy_(wide.std())
     (preset.work / "rewards").mkdir(exist_ok=True)
     state = {k: v.contiguous() for k, v in model.state_dict().items()}
     save_file(state, preset.work / "rewards" / f"{name}.safetensors")
@@ -261,11 +230,11 @@ def save(model: Saturated, preset: Preset, name: str) -> None:
 def pair_accuracy(model: PreferenceReward, preset: Preset, name: str, batches: int = 40) -> tuple[float, float]:
     """Share of held-out noisy choices that the model predicts, and the share that the true utility predicts (its ceiling)."""
     images, labels = data.load(preset)
-    population, rng = POPULATIONS[name], torch.Generator().manual_seed(99)
+    rng = torch.Generator().manual_seed(99)
     pool = (preset.drawings, preset.drawings + preset.held_out)
     right, ceiling = [], []
     for _ in range(batches):
-        drawn = pairs(population, images, labels, pool, 32, rng)
+        drawn = pairs(TASTES[name], images, labels, pool, 32, rng)
         u = drawn.utilities
         wins = torch.rand(32, generator=rng) < torch.sigmoid(u[0] - u[1])
         raw = model.raw(drawn.images.to(device()), drawn.prompts * 2).view(2, 32).cpu()

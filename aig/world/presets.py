@@ -35,7 +35,6 @@ class Preset:
     tuning_steps: int
     kl: tuple[float, ...]  # coefficients, a LoRA each, 0 first
     checkpoints: tuple[int, ...]  # updates after which the run without KL is saved as well
-    tuned_on: tuple[str, ...] = ("preference", "vivid")  # rewards
     seed: int = 0
     note: str = ""  # how the shipped weights differ from what this recipe makes
 

@@ -1,6 +1,8 @@
 """Stage ``ruler``: train the attribute classifier, whose features measure diversity.
 
-No reward and no tuning ever sees it. Of the base model's training it sees how often samples show each value (``tilt``).
+It sees every drawing as drawn and under a random studio light and is to tell the same of both, and its features are to move far
+less with the light than from one person to the next: how a portrait is finished is not who it shows. No reward and no tuning ever
+sees it. Of the base model's training it sees how often samples show each value (``tilt``).
 """
 
 from __future__ import annotations
@@ -13,13 +15,15 @@ from torch.nn import functional as F
 
 from aig.features import Ruler
 from aig.world import data
-from aig.world.augment import damage
+from aig.world.augment import MOST_LIGHT, damage, lit
 from aig.world.portraits import ATTRIBUTES
 from aig.world.presets import Preset
 from aig.world.training import device, fit
 
+INVARIANCE = 0.5  # weight of the loss that light must not move the features
 
-def train(preset: Preset, batch: int = 64) -> Iterator[dict[str, float]]:
+
+def train(preset: Preset, batch: int = 48) -> Iterator[dict[str, float]]:
     """Train, resume and finally save to ``work/ruler.safetensors``."""
     images, labels = data.load(preset)
     torch.manual_seed(preset.seed)
@@ -27,11 +31,15 @@ def train(preset: Preset, batch: int = 64) -> Iterator[dict[str, float]]:
 
     def loss(step: int, rng: torch.Generator) -> dict[str, torch.Tensor]:
         index = torch.randint(preset.drawings, (batch,), generator=rng).numpy()
-        _, logits = model(damage(data.unit(images[index]), rng).to(device()))
-        target = torch.as_tensor(labels[index]).long().to(device())
+        drawn = damage(data.unit(images[index]), rng)
+        shone_on = lit(drawn, MOST_LIGHT * torch.rand(batch, generator=rng))
+        features, logits = model(torch.cat([drawn, shone_on]).to(device()))
+        target = torch.as_tensor(labels[index]).long().to(device()).repeat(2, 1)
+        plain, moved = features.chunk(2)
+        light = (moved - plain).square().mean() / ((plain - plain.roll(1, 0)).square().mean() / 2 + 1e-4)
         terms = [F.cross_entropy(logits[name], target[:, i]) for i, name in enumerate(ATTRIBUTES)]
         right = torch.stack([(logits[name].argmax(1) == target[:, i]).float().mean() for i, name in enumerate(ATTRIBUTES)])
-        return {"loss": torch.stack(terms).mean(), "right": right.mean()}
+        return {"loss": torch.stack(terms).mean() + INVARIANCE * light, "right": right.mean(), "light": light}
 
     yield from fit(model, loss, cycles=((preset.ruler_steps, 3e-3),), folder=preset.work / "ruler", seed=preset.seed + 1)
     with torch.no_grad():

@@ -12,6 +12,7 @@ from diffusers import StableDiffusionPipeline
 from safetensors.torch import load_file, save_file
 
 from aig.models import ASSETS
+from aig.world.draft import SHIPPED
 from aig.world.presets import Preset
 
 SHARD = "9MB"
@@ -34,6 +35,8 @@ def run(preset: Preset, *, assets: Path = ASSETS) -> Iterator[dict[str, float]]:
     for source in ("loras", "rewards"):
         (folder / source).mkdir()
         for path in sorted((preset.work / source).glob("*.safetensors")):
+            if source == "loras" and path.stem.partition("-kl-")[0] not in SHIPPED:
+                continue  # those that only the evaluation needs
             half = {k: v.half() if v.is_floating_point() else v for k, v in load_file(path).items()}
             save_file(half, folder / source / path.name)
     save_file(

@@ -2,142 +2,160 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Mapping, Sequence
-from functools import partial
+import math
+from collections.abc import Mapping, Sequence
+from statistics import median
 
-import numpy as np
 import torch
-from torch import Tensor
 
-from aig.adapters import fused
-from aig.diversity import attribute_entropy, distances
-from aig.intervals import Estimate, diversity, mean
-from aig.sampling import Column, sample
-from aig.schedules import parse, weights
-from aig.world import data, draft
+from aig.fronts import at_reward, between, holm, hypervolume, p_value
+from aig.intervals import Estimate
+from aig.world import data, draft, records
 from aig.world.bench import STEPS, Bench, Part
+from aig.world.methods import AIG, DEFAULT, OTHERS, Method, Pictures, compared, measured
 from aig.world.portraits import ATTRIBUTES
-from aig.world.quality import covered
+from aig.world.records import Modes
 
-SEEDS = tuple(range(1_000, 1_128))  # the same 128 people, without a prompt, for every tuned model
-SCALES = (0.25, 0.5, 0.75, 2.0, 4.0)  # of the LoRA that was tuned without KL; above 1 is what more tuning would lead to
-MIXES = (0.25, 0.5, 0.75)  # constant shares of the tuned model
-SCHEDULES = ("linear", "power_2", "power_4", "step_0.6")  # of AIG, as in the paper
-CLOSED = ("power_2", "power_4")  # of these also the form that ends at 1
-# Methods with a strength, and how their labels begin; LoRA scales only up to 1, which is KL 0.
-METHODS = {"tuning stopped early": "after ", "AIG": "AIG ", "KL": "KL ", "LoRA scale": "LoRA scale 0", "constant mix": "constant "}
 COMPARED = ("entropy", "diversity", "held-out", "precision")  # at an equal reward
+SHARES = (0.5, 0.6, 0.7, 0.8, 0.9)  # of the gain at which families are compared
+GAP_AT = 0.8  # share of the reward gain at which AIG's gain is set against the gap of the switch curves
+LEVEL = 0.05  # of a difference that is called sure, after Holm's correction
 
 
-def tuned(bench: Bench, reward: str) -> Part:
-    """What tuning on a reward did: every KL coefficient and checkpoint, LoRA scales and AIG on the run without KL."""
-    modes, measured, plan = by_modes(bench, reward), {}, methods(bench, reward)
-    for label, (denoiser, shares) in plan.items():
-        measured[label] = measure(bench, reward, modes, pictures(bench, denoiser(), shares, SEEDS))
-        yield {"step": len(measured), "steps": len(plan)}
-    return {
-        "table": [{"method": label, **{name: score.value for name, score in row.items()}} for label, row in measured.items()],
-        "at equal reward": at_equal_reward(measured, reward),
-        "last shares": {label: shares[-1] for label, (_, shares) in plan.items() if label.startswith(METHODS["AIG"])},
-    }
-
-
-def methods(bench: Bench, reward: str) -> dict[str, tuple[Callable[[], torch.nn.Module], tuple[float, ...]]]:
-    """What is compared: label -> the tuned denoiser, made when called, and its share at each step, the rest being base."""
-    model, folder = bench.model, bench.folder / "loras"
-    twin = lambda kl, scale=1.0: partial(model.twin, reward, kl, scale)  # noqa: E731
-    last = twin(0.0)
-    checkpoints = {n: folder / f"{draft.name_of(reward, 0.0, n)}.safetensors" for n in bench.preset.checkpoints}
-    shares = lambda name, **how: weights(parse(name), STEPS, **how)  # noqa: E731
-    base, tuned = shares("base"), shares("draft")
-    found = {"base": (last, base)}
-    found |= {f"after {n} updates": (partial(fused, model.pipe.unet, path), tuned) for n, path in checkpoints.items()}
-    found |= {f"KL {kl:g}": (twin(kl), tuned) for kl in model.facts.tunings[reward]}
-    found |= {f"LoRA scale {scale:g}": (twin(0.0, scale), tuned) for scale in SCALES}
-    found |= {f"AIG {name}": (last, shares(name)) for name in SCHEDULES}
-    found |= {f"AIG {name}, ending at 1": (last, shares(name, closed=True)) for name in CLOSED}
-    found |= {f"constant {w:g}": (last, shares(f"constant_{w:g}")) for w in MIXES}
-    return found
-
-
-def pictures(bench: Bench, denoiser: torch.nn.Module, shares: tuple[float, ...], seeds: tuple[int, ...]) -> Tensor:
-    """One image (N, 3, H, W) in [0, 1] a seed, without a prompt."""
-    column = Column(name="measured", weights=shares)
-    batches = [seeds[i : i + 16] for i in range(0, len(seeds), 16)]
-    runs = [sample(bench.model.pipe, [column], prompt="", seeds=batch, steps=STEPS, guidance=1.0, tuned=denoiser) for batch in batches]
-    return torch.cat([run.images[0] for run in runs])
-
-
-def by_modes(bench: Bench, reward: str) -> Callable[[Mapping[str, Tensor]], Tensor]:
+def by_modes(bench: Bench, reward: str) -> Modes:
     """The part of a reward (B,) that attributes explain, from their probabilities: a linear fit over the drawings' rewards."""
     images, labels = bench.images[:5_000], torch.as_tensor(bench.labels[:5_000]).long()
-    worth = torch.cat([rewarded(bench, reward, batch) for batch in data.batches(images)])
+    with torch.no_grad():
+        worth = torch.cat([bench.model.rewards[reward](batch, [""] * len(batch)).cpu() for batch in data.batches(images)])
     shown = torch.cat([torch.nn.functional.one_hot(labels[:, i], len(v)) for i, v in enumerate(ATTRIBUTES.values())], 1).double()
     fit = torch.linalg.lstsq(shown, worth.double().unsqueeze(1), driver="gelsd").solution
     return lambda told: (torch.cat([told[name] for name in ATTRIBUTES], 1).double() @ fit).squeeze(1)
 
 
-@torch.no_grad()
-def rewarded(bench: Bench, reward: str, pictures: Tensor) -> Tensor:
-    """Rewards (B,) of pictures (B, 3, H, W) in [0, 1] without a prompt."""
-    return bench.model.rewards[reward](pictures, [""] * len(pictures)).float().cpu()
-
-
-def measure(bench: Bench, reward: str, modes: Callable, pictures: Tensor) -> dict[str, Estimate]:
-    """Mean rewards, diversity, attribute entropy and fidelity of pictures that were drawn without a prompt."""
-    features, told = bench.model.measure(pictures)
-    proxy, explained = rewarded(bench, reward, pictures), modes(told).float()
+def tuned(bench: Bench, tuning: str, pictures: Pictures, plan: Sequence[Method] | None = None) -> Part:
+    """What tuning did, by every method: scores, hypervolumes, differences at equal rewards, switch curves."""
+    plan = compared(bench, tuning) if plan is None else plan
+    reward = proxy(tuning)
+    kept = yield from measured(bench, plan, pictures)
+    modes = by_modes(bench, reward)
+    found = {label: records.scores(of, reward, modes, pictures.open_attributes) for label, of in kept.items()}
+    families = members(plan)
     return {
-        reward: mean(proxy),
-        "by modes": mean(explained),
-        "within modes": mean(proxy - explained),
-        "held-out": mean(rewarded(bench, "held-out", pictures)),
-        "diversity": diversity(distances(features)),
-        "entropy": entropy(told),
-        "style entropy": entropy({"style": told["style"]}),
-        "confidence": mean(torch.stack([p.amax(1) for p in told.values()]).mean(0)),
-        "precision": mean(covered(features, bench.drawn)),
+        "pictures": {"prompts": pictures.prompts, "seeds": len(pictures.seeds), "guidance": pictures.guidance},
+        "reward": reward,
+        "table": [{"method": label, **{name: shown(score) for name, score in row.items()}} for label, row in found.items()],
+        "families": families,
+        "hypervolumes": hypervolumes(found, families, reward),
+        "at equal reward": at_equal_rewards(found, families, reward),
+        "decided": decided(found, reward),
+        "last shares": {method.label: method.shares[-1] for method in plan if method.family in AIG},
     }
 
 
-def entropy(told: Mapping[str, Tensor]) -> Estimate:
-    """The normalised entropy, mean over attributes (probabilities (N, values) each), with the jackknife."""
-    of = lambda kept: sum(attribute_entropy(p[kept]) for p in told.values()) / len(told)  # noqa: E731
-    images = torch.arange(len(next(iter(told.values()))))
-    return Estimate(of(images), torch.tensor([of(images != i) for i in images], dtype=torch.float64))
+def proxy(tuning: str) -> str:
+    """The reward that a tuned model is judged by: the one it was tuned on most."""
+    rewards = draft.TUNINGS[tuning].rewards
+    return max(rewards, key=rewards.__getitem__)
 
 
-def at_equal_reward(measured: Mapping[str, Mapping[str, Estimate]], reward: str) -> list[dict]:
-    """What each AIG schedule has more than every other method at its reward, with 95% intervals, paired by seed.
+def members(plan: Sequence[Method]) -> dict[str, list[str]]:
+    """Family -> the labels of its strengths, between the base and the model that was tuned without KL, which belong to each."""
+    families = {method.family for method in plan} & {*AIG, *OTHERS}
+    return {f: ["base", *(m.label for m in plan if m.family == f), "tuned"] for f in (*AIG, *OTHERS) if f in families}
 
-    The others' scores lie on straight lines between their rows from base to KL 0; nothing is said of a schedule whose reward is
-    outside of a method's rewards. The interval is the jackknife's of the whole difference: its reward, the lines and all.
+
+def shown(score: Estimate) -> dict[str, float]:
+    interval = score.interval()
+    return {"value": interval.value, "low": interval.low, "high": interval.high}
+
+
+Scores = Mapping[str, Mapping[str, Estimate]]  # label -> score -> estimate
+
+
+def way(found: Scores, label: str, score: str) -> float:
+    """How far a method's score is from the base's (0) to the tuned model's (1); NaN if these are the same."""
+    base, end = found["base"][score].value, found["tuned"][score].value
+    return (found[label][score].value - base) / (end - base) if end != base else math.nan
+
+
+def hypervolumes(found: Scores, families: Mapping[str, Sequence[str]], reward: str) -> list[dict]:
+    """What each family's front covers of the square from tuned to base in entropy and diversity, from base to tuned in the reward."""
+    rows = []
+    for score in ("entropy", "diversity"):
+        for family, labels in families.items():
+            points = [(way(found, label, reward), 1 - way(found, label, score)) for label in labels]
+            inside = [(min(x, 1), min(y, 1)) for x, y in points if not math.isnan(x + y)]
+            rows.append({"score": score, "family": family, "hypervolume": hypervolume(inside, (0, 0))})
+    return rows
+
+
+def at_equal_rewards(found: Scores, families: Mapping[str, Sequence[str]], reward: str) -> list[dict]:
+    """What each family of AIG has more than every other method's at shares of the reward gain, with intervals that are paired by
+    seed, and p-values by Holm's correction over all of these comparisons.
+
+    Both lie on straight lines between their strengths. The interval is the jackknife's of the whole difference: the reward, the lines
+    and all.
     """
-    found = []
-    for name in (label for label in measured if label.startswith(METHODS["AIG"])):
-        for other in METHODS.keys() - {"AIG"}:
-            line = [measured[label] for label in members(measured, other)]
-            xs, x = [row[reward] for row in line], measured[name][reward]
-            if not min(end.value for end in xs) <= x.value <= max(end.value for end in xs):
-                continue
+    base, end = found["base"][reward], found["tuned"][reward]
+    line = lambda family, score: [(found[label][reward], found[label][score]) for label in families[family]]  # noqa: E731
+    rows, p_values = [], []
+    for mine in (family for family in AIG if family in families):
+        for other in (family for family in OTHERS if family in families):
             for score in COMPARED:
-                more = (measured[name][score] - on_lines(x, xs, [row[score] for row in line])).interval()
-                row = {"method": name, "other": other, "score": score}
-                found.append(row | {"more": more.value, "low": more.low, "high": more.high})
-    return sorted(found, key=lambda row: (COMPARED.index(row["score"]), list(METHODS).index(row["other"])))
+                for share in SHARES:
+                    if (at := between(base, end, share)).value > max(found[label][reward].value for label in families[mine][:-1]):
+                        continue  # beyond the family's own strengths there is but the line to the tuned model
+                    more = at_reward(at, line(mine, score)) - at_reward(at, line(other, score))
+                    rows.append({"family": mine, "other": other, "score": score, "share": share} | shown(more))
+                    p_values.append(p_value(more))
+    return [row | {"p": p} for row, p in zip(rows, holm(p_values))]
 
 
-def on_lines(x: Estimate, xs: Sequence[Estimate], ys: Sequence[Estimate]) -> Estimate:
-    """The linear interpolation of ys over xs at x, of all images and with each left out; an x beyond a line's end takes the end's y."""
-    all_and_left_out = lambda e: np.array([e.value, *e.left_out.tolist()])  # noqa: E731
-    points = np.stack([np.stack([all_and_left_out(a), all_and_left_out(b)]) for a, b in zip(xs, ys, strict=True)])  # (rows, 2, 1 + N)
-    found = [
-        np.interp(at, *points[points[:, 0, i].argsort(), :, i].T)  # in the order of their x
-        for i, at in enumerate(all_and_left_out(x))
-    ]
-    return Estimate(float(found[0]), torch.tensor(found[1:], dtype=torch.float64))
+def decided(found: Scores, reward: str) -> dict[str, object]:
+    """The switch curves: what is left of the reward's gain, and is back of what was lost, when the base runs the first k of T steps, and
+    the gap between the steps at which the two are decided, as a share of the run: 1 if all modes are settled before any reward is.
+    """
+    curves: dict[str, list] = {}
+    for direction, form in (("base first", "base for {}, then tuned"), ("tuned first", "tuned for {}, then base")):
+        ends = ("tuned", "base") if direction == "base first" else ("base", "tuned")
+        labels = [ends[0], *(form.format(k) for k in range(1, STEPS)), ends[1]]
+        if all(label in found for label in labels):
+            curves[direction] = [{"k": k} | {n: shown(s) for n, s in found[label].items()} for k, label in enumerate(labels)]
+    if "base first" not in curves:
+        return {}
+    labels = [f"base for {k}, then tuned" for k in range(1, STEPS)]
+    gap = lambda score: sum(way(found, label, reward) - way(found, label, score) for label in labels) / STEPS  # noqa: E731
+    return {"curves": curves, "gap": {score: gap(score) for score in ("entropy", "diversity")}}
 
 
-def members(labels: Iterable[str], name: str) -> list[str]:
-    """The labels of one of ``METHODS`` with a strength, between the base model and the one that was tuned without KL."""
-    return [label for label in labels if label in ("base", "KL 0") or label.startswith(METHODS[name])]
+def at_the_page(bench: Bench, tuning: str, pictures: Pictures) -> Part:
+    """What a visitor sees at the page's defaults, prompt by prompt: what AIG and half of the LoRA keep of diversity and reward."""
+    labels = ("base", "tuned", DEFAULT, "LoRA scale 0.5")
+    plan = [method for method in compared(bench, tuning) if method.label in labels]
+    kept, reward, rows = (yield from measured(bench, plan, pictures)), proxy(tuning), []
+    modes, n = by_modes(bench, reward), len(pictures.seeds)
+    for i, (prompt, names) in enumerate(zip(pictures.prompts, pictures.open_attributes)):
+        cut = {label: of.some(slice(i * n, (i + 1) * n)) for label, of in kept.items()}
+        found = {label: records.scores(of, reward, modes, [names]) for label, of in cut.items()}
+        kept_here = {f"{label}: reward": way(found, label, reward) for label in labels[2:]}
+        kept_here |= {f"{label}: {score}": 1 - way(found, label, score) for label in labels[2:] for score in ("diversity", "entropy")}
+        rows.append({name: share for name, share in sorted(kept_here.items()) if not math.isnan(share)} | {"prompt": prompt})
+    shares = {name: [row[name] for row in rows if name in row] for row in rows for name in row if name != "prompt"}
+    return {"prompts": rows, "medians": {name: median(values) for name, values in shares.items()}}
+
+
+def gaps(bench: Bench, pictures: Pictures) -> Part:
+    """The prediction that AIG gains where the reward is decided after the modes: gap of the switch curves and gain over LoRA scaling, for
+    every tuned model, mixtures included."""
+    rows = []
+    for tuning in draft.TUNINGS:
+        keep = {AIG[1], AIG[2], "LoRA scale", "base", "tuned"}
+        plan = [method for method in compared(bench, tuning) if method.family in keep]
+        found = yield from tuned(bench, tuning, pictures, plan)
+        more = {
+            row["score"]: {name: row[name] for name in ("value", "low", "high")}
+            for row in found["at equal reward"]
+            if row["family"] == AIG[1] and row["other"] == "LoRA scale" and row["share"] == GAP_AT
+        }
+        rows.append({"tuned": tuning, "gap": found["decided"]["gap"], "gain": more})
+    return {"rows": rows, "share": GAP_AT}

@@ -383,11 +383,11 @@ def test_a_picture_that_holds_no_settings_is_explained(page, content, reason):
 
 @pytest.fixture(scope="module")
 def recorded(make_pipe, lora_file):
-    """The address of an app that opens on a recorded run."""
-    recording = replay.record(lambda: tiny_model(make_pipe(), lora_file), Request(prompt=replay.PROMPT))
+    """The address of an app that opens on a recorded run and has one of the second example."""
+    recordings = [replay.record(lambda: tiny_model(make_pipe(), lora_file), Request(prompt=prompt)) for prompt in replay.EXAMPLES[:2]]
     pipe = make_pipe()
     slowed(pipe, STEP)
-    with served(lambda: tiny_model(pipe, lora_file), recording) as url:
+    with served(lambda: tiny_model(pipe, lora_file), recordings) as url:
         yield url
 
 
@@ -460,6 +460,42 @@ def test_run_ends_the_replay_and_its_steps_can_be_scrubbed(recorded, opened):
     opened.wait_for_function("src => document.querySelector('.mosaic img').src === src", arg=final)
 
 
+def test_an_example_plays_its_recorded_run(recorded, opened):
+    opened.goto(recorded)
+    state(opened, "done")
+    opened.click(f"#examples button:has-text('{replay.EXAMPLES[1]}')")
+    opened.wait_for_function("text => document.querySelector('.asked q').textContent === text", arg=replay.EXAMPLES[1])
+    assert opened.get_attribute(".stage", "data-kind") == "recorded"
+    state(opened, "done")
+    with opened.expect_download() as download:
+        opened.click(".player .save")
+    assert links.decode(export.settings_of(Path(download.value.path()).read_bytes())) == Request(prompt=replay.EXAMPLES[1])
+
+
+def test_an_example_without_a_recorded_run_or_with_other_settings_sets_the_prompt_alone(recorded, opened):
+    opened.goto(recorded)
+    state(opened, "done")
+    for change, example in ((None, replay.EXAMPLES[2]), ("closed", replay.EXAMPLES[1])):
+        if change:
+            opened.click(f"#{change} input")
+        opened.click(f"#examples button:has-text('{example}')")
+        opened.wait_for_function("text => document.querySelector('#prompt textarea, #prompt input').value === text", arg=example)
+        opened.wait_for_timeout(600)
+        assert opened.inner_text(".asked q") == replay.EXAMPLES[0]
+
+
+def test_an_example_leaves_a_run_alone_and_plays_after_it(recorded, opened):
+    opened.goto(recorded)
+    opened.click("#run")
+    opened.wait_for_selector(".stage[data-kind=live][data-state=running] .mosaic img")
+    opened.click(f"#examples button:has-text('{replay.EXAMPLES[1]}')")
+    opened.wait_for_selector(".stage[data-kind=live][data-state=done]", timeout=30_000)
+    assert opened.inner_text(".asked q") == replay.EXAMPLES[0]
+    opened.click(f"#examples button:has-text('{replay.EXAMPLES[1]}')")
+    opened.wait_for_selector(".stage[data-kind=recorded][data-state=done]")
+    assert opened.inner_text(".asked q") == replay.EXAMPLES[1] and opened.is_enabled(".player .play")
+
+
 def test_a_link_does_not_replay(recorded, opened):
     opened.goto(f"{recorded}/?run=v1!prompt=a+robot!kl=0")
     state(opened, "idle")
@@ -472,7 +508,7 @@ def test_the_recorded_run_is_saved_as_it_is(recorded, opened):
     opened.wait_for_selector(".mosaic img")
     with opened.expect_download() as download:
         opened.click(".player .save")
-    assert links.decode(export.settings_of(Path(download.value.path()).read_bytes())) == Request(prompt=replay.PROMPT)
+    assert links.decode(export.settings_of(Path(download.value.path()).read_bytes())) == Request(prompt=replay.EXAMPLES[0])
 
 
 # --- the presenter mode ---

@@ -7,9 +7,9 @@ import pytest
 from aig.world import card
 
 ROWS = [
-    {"method": "base", "r": 0.0, "entropy": 1.0, "diversity": 0.9},
-    {"method": "KL 0", "r": 4.0, "entropy": 0.2, "diversity": 0.1},
-    {"method": "AIG power_2", "r": 3.0, "entropy": 0.7, "diversity": 0.3},
+    {"method": "base", "r": {"value": 0.0}, "entropy": {"value": 1.0}, "diversity": {"value": 0.9}},
+    {"method": "tuned", "r": {"value": 4.0}, "entropy": {"value": 0.2}, "diversity": {"value": 0.1}},
+    {"method": "AIG power_2", "r": {"value": 3.0}, "entropy": {"value": 0.7}, "diversity": {"value": 0.3}},
 ]
 
 
@@ -18,9 +18,13 @@ def test_what_a_method_keeps_is_a_share_of_what_tuning_won_and_lost():
     assert (kept["gain kept"], kept["entropy kept"], kept["diversity kept"]) == pytest.approx((0.75, 0.5 / 0.8, 0.25))
 
 
-def test_comparisons_at_an_equal_reward_are_a_line_for_each_score_and_schedule():
-    found = {"method": "AIG power_2", "more": 0.05, "low": -0.014, "high": 0.114}
-    rows = [found | {"other": "KL", "score": "entropy"}, found | {"other": "LoRA scale", "score": "diversity"}]
-    first, second = card.compared(rows)
-    assert first["score"] == "entropy" and first["above KL"] == "+0.050 (-0.01 to +0.11)" and first["above LoRA scale"] == ""
-    assert second["score"] == "diversity" and second["above KL"] == ""
+def test_comparisons_are_counted_by_what_is_sure_after_correction():
+    row = {"family": "AIG power", "other": "KL", "score": "entropy", "low": -0.014, "high": 0.114}
+    rows = [
+        row | {"share": 0.5, "value": 0.05, "p": 0.2}, row | {"share": 0.8, "value": 0.09, "p": 0.001},
+        row | {"share": 0.8, "value": -0.2, "p": 0.001, "score": "diversity"},
+    ]  # fmt: skip
+    text = "\n".join(card.at_equal_reward(rows))
+    assert "| AIG power | entropy | 1 | 1 | 0 |" in text and "| AIG power | diversity | 0 | 0 | 1 |" in text
+    assert "| AIG power | KL | entropy | +0.050 (-0.01 to +0.11) | +0.090* (-0.01 to +0.11) |" in text
+    assert card.at_equal_reward([]) == []

@@ -11,8 +11,9 @@ import torch
 from diffusers import AutoencoderTiny, DDIMScheduler, DPMSolverMultistepScheduler
 from safetensors.torch import load_file
 
-from aig.world import autoencoder, data, denoiser, draft, evaluate, figures, preference, presets, ruler, ship, tilt, tradeoffs
+from aig.world import autoencoder, data, denoiser, draft, evaluate, figures, methods, preference, presets, ruler, ship, tilt, tradeoffs
 from aig.world.portraits import ATTRIBUTES, encode, sample_attributes
+from aig.world.tastes import FINISH, TASTES, utility
 from aig.world.training import warm_cosine
 
 TINY = dataclasses.replace(
@@ -119,49 +120,62 @@ def test_the_other_stages_run_in_order(world, tmp_path):
     tuned = pipe("a robot", num_inference_steps=2, generator=seed(), output_type="np").images
     assert np.abs(base - tuned).max() > 0
     names = {path.stem for path in lora.parent.iterdir()}
-    assert names == {f"{r}-kl-{end}" for r in ("preference", "vivid") for end in ("0", "1", "0-after-1")}
+    assert names == {f"{r}-kl-{end}" for r in draft.SHIPPED for end in ("0", "1", "0-after-1")}
+
+
+def few_prompts(bench, prompts=2, seeds=3):
+    return methods.Pictures(name="few", prompts=("a robot", "a person with glasses"), seeds=tuple(range(seeds)), guidance=2.0)
 
 
 def test_everything_is_measured_and_drawn(world, tmp_path, monkeypatch):
     for stage in (autoencoder.train, ruler.train, denoiser.train, preference.train, draft.train):
         list(stage(world))
     list(ship.run(world, assets=tmp_path))
-    seeds = range(4)
     for module, name, small in (
         (evaluate, "BATCH", 8), (evaluate, "STEPS", 2), (tradeoffs, "STEPS", 2), (evaluate, "LENGTHS", (2, 3)), (evaluate, "IN_QUESTION", (3,)),
-        (tradeoffs, "SEEDS", tuple(seeds)), (figures, "SEEDS", tuple(seeds)),
+        (methods, "STEPS", 2), (methods, "SEEDS", 4), (methods, "FEWER", 3), (methods, "with_prompts", few_prompts), (figures, "SEEDS", tuple(range(1_000, 1_004))),
     ):  # fmt: skip
         monkeypatch.setattr(module, name, small)
     folder = tmp_path / "portraits"
     assert list(evaluate.run(world, assets=tmp_path, samples=16, part="population")) and not (folder / "card.md").exists()
     with pytest.raises(ValueError, match="part 'moods'; choose one of: instruments"):
         next(evaluate.run(world, assets=tmp_path, part="moods"))
-    (alone,) = (world.work / "evaluation").iterdir()
+    (alone,) = (world.work / "evaluation").glob("*.json")
     assert alone.name.startswith("population-")
     alone.write_text(json.dumps(json.loads(alone.read_text()) | {"minutes": 7}))
     assert list(evaluate.run(world, assets=tmp_path, samples=16))
     assert evaluate.read(folder)["population"]["minutes"] == 7  # it was not measured again
     result, card = evaluate.read(folder), (folder / "card.md").read_text()
     assert result["settings"]["samples"] == 16
-    tables = [result[part]["table"] for part in ("solver UniPC", "solver with guidance", "tuned on preference", "tuned on vivid")]
-    assert [len(table) for table in tables] == [2, 2 * 3, *[1 + 1 + 2 + 5 + 4 + 2 + 3] * 2]
+    assert [len(result[part]["table"]) for part in ("solver UniPC", "solver with guidance")] == [2, 2 * 3]
     assert "| solver | guidance | samples | 2 steps | 3 steps |" in card and "| UniPC | 1.000 | 16 |" in card
-    assert {row["score"] for row in result["tuned on vivid"]["at equal reward"]} <= set(tradeoffs.COMPARED)
-    for row in tables[2]:
-        assert row["within modes"] + row["by modes"] == pytest.approx(row["preference"], abs=1e-3)
-        assert 0 <= row["entropy"] <= 1 and 0 <= row["precision"] <= 1 and f"| {row['method']} |" in card
+    for name in draft.SHIPPED:
+        found = result[f"tuned: {name}"]
+        assert {row["score"] for row in found["at equal reward"]} <= set(tradeoffs.COMPARED)
+        assert {row["family"] for row in found["hypervolumes"]} == {*methods.AIG, *methods.OTHERS}
+        for row in found["table"]:
+            value = {name: score["value"] for name, score in row.items() if name != "method"}
+            assert value["within modes"] + value["by modes"] == pytest.approx(value[name], abs=1e-3)
+            assert 0 <= value["entropy"] <= 1 and 0 <= value["precision"] <= 1 and f"| {row['method']} |" in card
+        first, back = found["decided"]["curves"]["base first"], found["decided"]["curves"]["tuned first"]
+        assert [row["k"] for row in first] == [row["k"] for row in back] == [0, 1, 2]
+        assert first[0][name] == back[-1][name] and first[-1][name] == back[0][name]  # from the tuned model to the base, and back
+    assert len(result["page"]["prompts"]) == 2 and "The page at its defaults: 2 prompts" in card
+    assert {row["tuned"] for row in result["gaps"]["rows"]} == set(draft.TUNINGS)
 
     kept = {path.name for path in (world.work / "evaluation").iterdir()}
+    records = set((world.work / "evaluation" / "records").iterdir())
     lora = folder / "loras" / "vivid-kl-1.safetensors"
     lora.write_bytes((folder / "loras" / "vivid-kl-0.safetensors").read_bytes())
     ship.write_manifest(folder)
     list(evaluate.run(world, assets=tmp_path, samples=16))
     anew = {path.name.rsplit("-", 1)[0] for path in (world.work / "evaluation").iterdir() if path.name not in kept}
-    assert anew == {"instruments", "tuned on preference", "tuned on vivid"}  # the base's figures are still good
+    assert "population" not in anew and "tuned vivid" in anew  # the base's figures are still good
+    assert len(set((world.work / "evaluation" / "records").iterdir()) - records) == 1  # and so are all pictures but those of one LoRA
 
     pytest.importorskip("matplotlib", reason="all was measured, but figures need matplotlib")
     list(figures.run(world, assets=tmp_path))
-    for name in ("reconstructions.webp", "neighbours.webp", "hacking-preference.webp", "tradeoff-vivid.svg"):
+    for name in ("reconstructions.webp", "neighbours.webp", "hacking-preference.webp", "tradeoff-vivid.svg", "decided-fashion.svg", "gap.svg", "light.webp"):
         assert (folder / "figures" / name).stat().st_size > 1_000 and f"figures/{name}" in card
 
 
@@ -181,14 +195,15 @@ def test_steadiness_does_not_count_what_prompts_are_worth_by_themselves():
 
 def test_annotators_see_how_much_noise_a_picture_has_and_dislike_it(world):
     gray = torch.full((64, 3, 32, 32), 0.5)
-    finished, amounts = preference.finish(gray, torch.Generator().manual_seed(0))
+    amounts = preference.finishes(64, torch.Generator().manual_seed(0)) | {"light": torch.zeros(64)}
+    finished = preference.finished(gray, amounts, torch.Generator().manual_seed(0))
     seen = finished.std((1, 2, 3))
     assert 0.3 < (amounts["noise"] == 0).float().mean() < 0.7 and seen[amounts["noise"] == 0].max() < 1e-3
     assert torch.corrcoef(torch.stack([seen, amounts["noise"]]))[0, 1] > 0.95
     labels = torch.as_tensor(data.load(world)[1][:2])
-    amounts = {name: torch.zeros(2) for name in preference.SHARED_FINISH} | {"noise": torch.tensor([0.0, 1.0])}
-    for population in preference.POPULATIONS.values():
-        clean, noisy = preference.utility(population, labels[:1].repeat(2, 1), amounts, [""] * 2)
+    amounts = {name: torch.zeros(2) for name in FINISH} | {"noise": torch.tensor([0.0, 1.0])}
+    for taste in TASTES.values():
+        clean, noisy = utility(taste, labels[:1].repeat(2, 1), amounts, [""] * 2)
         assert noisy < clean
 
 

@@ -1,67 +1,84 @@
-"""Comparisons at an equal reward: which rows a method has, lines between them, intervals of the difference."""
+"""Comparisons at an equal reward, switch curves and hypervolumes, on rows whose answers are worked out by hand."""
 
 from __future__ import annotations
 
-import numpy as np
 import pytest
 import torch
 
-from aig.diversity import attribute_entropy
-from aig.intervals import Estimate, mean
-from aig.world import tradeoffs
+from aig.intervals import Estimate
+from aig.world import methods, tradeoffs
+from aig.world.methods import AIG
+from aig.world.tradeoffs import COMPARED, STEPS
 
 MEANS = {  # (reward, entropy)
     "base": (0.0, 1.0),
-    "KL 0": (4.0, 0.2),
+    "tuned": (4.0, 0.2),
     "KL 1": (1.0, 0.9),
     "LoRA scale 0.5": (2.0, 0.4),
-    "LoRA scale 2": (3.0, 0.0),
     "AIG power_2": (3.0, 0.7),
-    "AIG steep": (5.0, 0.1),
+    "AIG power_1": (3.8, 0.5),
+}
+FAMILIES = {
+    AIG[1]: ["base", "AIG power_2", "AIG power_1", "tuned"],
+    "KL": ["base", "KL 1", "tuned"],
+    "LoRA scale": ["base", "LoRA scale 0.5", "tuned"],
 }
 
 
-def measured(seed: int = 0, noise: float = 0.0, images: int = 32) -> dict[str, dict[str, Estimate]]:
-    """Rows whose scores are means over images of which a part is the same in every row, as with shared seeds."""
-    rng = np.random.default_rng(seed)
-    shared = rng.normal(size=images)
-    rows = {}
-    for label, values in MEANS.items():
-        own = {name: value + noise * (shared + rng.normal(size=images)) for name, value in zip(("r", "entropy"), values, strict=True)}
-        own |= {name: own["entropy"] for name in tradeoffs.COMPARED}
-        rows[label] = {name: mean(torch.tensor(column)) for name, column in own.items()}
-    return rows
+def exact(value: float) -> Estimate:
+    return Estimate(value, torch.full((8,), value, dtype=torch.float64))
 
 
-def test_a_method_runs_from_the_base_to_the_model_tuned_without_kl_and_not_beyond():
-    assert tradeoffs.members(MEANS, "LoRA scale") == ["base", "KL 0", "LoRA scale 0.5"]
-    assert tradeoffs.members(MEANS, "KL") == ["base", "KL 0", "KL 1"]
+def found(means=MEANS):
+    return {label: {"r": exact(r), **{name: exact(e) for name in COMPARED}} for label, (r, e) in means.items()}
 
 
-def test_aig_is_compared_with_the_others_at_its_own_reward():
-    found = tradeoffs.at_equal_reward(measured(), "r")
-    more = {row["other"]: row["more"] for row in found if row["score"] == "entropy"}
-    assert more == {
-        "LoRA scale": pytest.approx(0.7 - 0.3),  # halfway between 0.4 at 2 and 0.2 at 4
-        "KL": pytest.approx(0.7 - (0.9 - 0.7 * 2 / 3)),
-        "constant mix": pytest.approx(0.7 - 0.4),  # none was measured: the line from base to KL 0
-        "tuning stopped early": pytest.approx(0.7 - 0.4),
-    }
-    assert {row["method"] for row in found} == {"AIG power_2"}  # the other has more reward than any of them
-    assert [row["score"] for row in found] == [score for score in tradeoffs.COMPARED for _ in range(4)]
+def test_aig_is_compared_with_the_others_at_shares_of_the_gain():
+    rows = tradeoffs.at_equal_rewards(found(), FAMILIES, "r")
+    at = {(row["other"], row["share"]): row["value"] for row in rows if row["score"] == "entropy"}
+    assert set(at) == {(other, share) for other in ("KL", "LoRA scale") for share in tradeoffs.SHARES}
+    assert at["LoRA scale", 0.5] == pytest.approx((1 - 0.3 * 2 / 3) - 0.4)
+    assert at["LoRA scale", 0.8] == pytest.approx((0.7 - 0.2 * 0.2 / 0.8) - (0.4 - 0.2 * 1.2 / 2))
+    assert at["KL", 0.9] == pytest.approx((0.7 - 0.2 * 0.6 / 0.8) - (0.9 - 0.7 * 2.6 / 3))
+    assert {row["p"] for row in rows} <= {0.0, 1.0} and len(rows) == 2 * 5 * len(COMPARED)
 
 
-def test_the_interval_of_a_difference_covers_it_as_often_as_it_says():
-    hits = 0
-    for seed in range(200):
-        row = next(r for r in tradeoffs.at_equal_reward(measured(seed, noise=0.1), "r") if r["other"] == "LoRA scale")
-        assert row["low"] < row["more"] < row["high"]
-        hits += row["low"] <= 0.4 <= row["high"]
-    assert 0.9 <= hits / 200 <= 0.99
+def test_nothing_is_said_beyond_a_familys_own_strengths():
+    weak = MEANS | {"AIG power_1": (2.5, 0.8), "AIG power_2": (1.0, 1.0)}
+    assert {row["share"] for row in tradeoffs.at_equal_rewards(found(weak), FAMILIES, "r")} == {0.5, 0.6}
 
 
-def test_entropy_is_that_of_the_shares_with_each_image_left_out():
-    p = torch.eye(3)[torch.tensor([0, 0, 1, 2])]
-    found = tradeoffs.entropy({"a": p, "b": p[[0, 1, 1, 0]]})
-    assert found.value == pytest.approx((attribute_entropy(p) + attribute_entropy(p[[0, 1, 1, 0]])) / 2)
-    assert found.left_out[2] == pytest.approx((attribute_entropy(p[[0, 1, 3]]) + attribute_entropy(p[[0, 1, 0]])) / 2)
+def test_a_family_that_reaches_the_corner_covers_the_square():
+    corner = MEANS | {"AIG power_2": (4.0, 1.0)}
+    areas = {(row["score"], row["family"]): row["hypervolume"] for row in tradeoffs.hypervolumes(found(corner), FAMILIES, "r")}
+    assert areas["entropy", AIG[1]] == pytest.approx(1)
+    assert areas["entropy", "LoRA scale"] == pytest.approx(0.5 * (0.4 - 0.2) / 0.8)
+
+
+@pytest.mark.parametrize(("modes_by", "reward_from", "gap"), [(3, 9, 6 / STEPS), (6, 6, 0.0), (9, 3, -6 / STEPS)])
+def test_the_gap_is_the_time_between_the_steps_at_which_modes_and_reward_are_decided(modes_by, reward_from, gap):
+    """The base's first k steps bring all diversity back from ``modes_by`` on and take all reward away from ``reward_from`` on."""
+    means = {"base": (0.0, 1.0), "tuned": (4.0, 0.2)}
+    for k in range(1, STEPS):
+        means[f"base for {k}, then tuned"] = (4.0 * (k < reward_from), 1.0 if k >= modes_by else 0.2)
+    curves = tradeoffs.decided(found(means), "r")
+    assert curves["gap"]["entropy"] == pytest.approx(gap)
+    assert [row["r"]["value"] for row in curves["curves"]["base first"]][:: STEPS] == [4.0, 0.0]
+
+
+def test_every_method_is_measured_once_and_every_family_has_strengths():
+    from types import SimpleNamespace
+
+    from aig.world import presets
+
+    bench = SimpleNamespace(preset=presets.CPU)
+    for tuning in ("preference", "mixture-3"):
+        plan = methods.compared(bench, tuning)
+        labels = [method.label for method in plan]
+        assert len(labels) == len(set(labels)) and labels[:2] == ["base", "tuned"]
+        families = tradeoffs.members(plan)
+        assert ("KL" in families) == (tuning == "preference") and all(len(members) >= 5 for members in families.values())
+        assert all(len(method.shares) == len(method.scales) == STEPS for method in plan)
+    assert set(methods.PROMPTED) <= {method.label for method in methods.compared(bench, "preference")}
+    groups = list(methods.grouped(plan))
+    assert sum(map(len, groups)) == len(plan) and all(len({m.lora for m in group}) == 1 for group in groups)
