@@ -27,6 +27,7 @@ import gradio as gr  # noqa: E402
 
 from aig import models, replay, zerogpu  # noqa: E402
 from aig.engine import Engine, Update  # noqa: E402
+from aig.facts import Facts  # noqa: E402
 from aig.published import offers  # noqa: E402
 from aig.ui import compare, theme  # noqa: E402
 
@@ -46,7 +47,7 @@ LAUNCH = {
 
 
 def build(
-    engine: Engine, recordings: Sequence[Sequence[Update]] = (), offered: Sequence[models.Facts] = (), *, allow_own: bool = False
+    engine: Engine, recordings: Sequence[Sequence[Update]] = (), offered: Sequence[Facts] = (), *, allow_own: bool = False
 ) -> gr.Blocks:
     """The whole app around a running engine, not launched yet; its page opens on the first recorded run, if there is one.
 
@@ -64,12 +65,12 @@ def build(
     return app.queue(max_size=64, api_open=False, default_concurrency_limit=8)
 
 
-def recorded() -> list[tuple[Update, ...]]:
-    """The runs of the page's examples; without one, and a line in the log, where it does not fit the model."""
+def recorded(facts: Facts) -> list[tuple[Update, ...]]:
+    """The runs of the page's examples; without one, and a line in the log, where it does not fit the model with these facts."""
     found = []
     for prompt in replay.EXAMPLES:
         try:
-            found.append(replay.load(replay.place(prompt)))
+            found.append(replay.load(replay.place(prompt), facts))
         except ValueError as problem:
             print(f"aig: {problem}", file=sys.stderr)
     return found
@@ -106,7 +107,7 @@ def main() -> None:
         names = offers.chosen(arguments.presets)
         find = offers.finder(names, own=arguments.own, backend="inductor" if arguments.compile else None)
         engine = Engine(zerogpu.early(models.load), find)
-        app = build(engine, recorded(), [find(name).facts for name in names], allow_own=arguments.own)
+        app = build(engine, recorded(engine.facts()), [find(name).facts for name in names], allow_own=arguments.own)
     except ValueError as problem:  # an asset is missing or broken, or there is no such preset
         parser.exit(2, f"aig: {problem}\n")
     app.launch(

@@ -1,7 +1,7 @@
 """Columns: what is compared, each as one short text such as ``lora:0.5`` and as the numbers of its steps.
 
 ``base``, ``tuned`` and ``aig`` always come first; up to three more can be added. A column's text is parsed once, at the edge,
-and its numbers, a ``Recipe``, say everything that sampling has to know and what it costs.
+and its numbers, a ``Column``, say everything that sampling has to know and what it costs.
 """
 
 from __future__ import annotations
@@ -20,7 +20,6 @@ MAX_MIX = 3.0  # as far as constant mixes have been studied
 MAX_NOISE = 1.0  # of CADS: beyond it nothing of the prompt is left
 CANDIDATES = (2, 3, 4)  # of CoDe: each costs as much as a base column
 BLOCK = 4  # steps of CoDe between two selections
-NAMES = ("Base", "Reward-tuned", "AIG")
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -107,9 +106,10 @@ CHOICES = ", ".join(f"{kind.form} ({kind.choices})" for kind in KINDS.values())
 
 
 @dataclass(frozen=True, kw_only=True)
-class Recipe:
+class Column:
     """What one column does at each of its T steps."""
 
+    role: str  # base, tuned, aig or added
     title: str
     label: str  # the title in few letters
     about: str
@@ -159,17 +159,23 @@ def parse(text: str) -> Extra:
     return Extra(kind, ":".join([kind, schedules.written(value), *modes]), value, bool(modes))
 
 
-def recipes(
+def title(text: str) -> str:
+    """The title of the column that ``text`` names."""
+    return columns([parse(text)], (1.0,), kl=0.0, scale=1.0, closed=True)[-1].title
+
+
+def columns(
     extras: Sequence[Extra], shares: Sequence[float], *, kl: float, scale: float, closed: bool, about: str = ""
-) -> tuple[Recipe, ...]:
-    """All columns of a run, CoDe's last, because they run last.
+) -> tuple[Column, ...]:
+    """All columns of a run: base, tuned, AIG and the added ones, CoDe's last, because they run last.
 
     shares: those of the AIG column. kl, scale: the tuned model of the run. closed: as in ``schedules.weights``. about: what
     the AIG column says of its schedule.
     """
     steps = len(shares)
-    tuned = Recipe(
-        title=NAMES[1],
+    tuned = Column(
+        role="tuned",
+        title="Reward-tuned",
         label="tuned",
         about=f"KL {kl:g} · LoRA {scale:g}",
         shares=(1.0,) * steps,
@@ -177,31 +183,31 @@ def recipes(
         scales=(float(scale),) * steps,
         guided=(True,) * steps,
     )
-    base = replace(tuned, title=NAMES[0], label="base", about="never tuned", shares=(0.0,) * steps)
-    aig = replace(tuned, title=NAMES[2], label="AIG", about=about, shares=tuple(shares))
-    added = (_recipe(extra, tuned, closed) for extra in sorted(extras, key=lambda extra: extra.kind == "code"))
+    base = replace(tuned, role="base", title="Base", label="base", about="never tuned", shares=(0.0,) * steps)
+    aig = replace(tuned, role="aig", title="AIG", label="AIG", about=about, shares=tuple(shares))
+    added = (_added(extra, replace(tuned, role="added"), closed) for extra in sorted(extras, key=lambda extra: extra.kind == "code"))
     return base, tuned, aig, *added
 
 
-def cost(recipes: Sequence[Recipe], images: int, guidance: float) -> int:
-    """Model rows of a run with these columns, exactly; what has not parted yet is computed once."""
-    branches, together = 2 if guidance > 1 else 1, [r for r in recipes if r.candidates == 1]
-    rows = sum(branches * r.candidates * len(r.shares) for r in recipes if r.candidates > 1)
+def cost(columns: Sequence[Column], images: int, guidance: float) -> int:
+    """Model evaluations of a run with these columns, exactly: rows of a batch. What has not parted yet is computed once."""
+    branches, together = 2 if guidance > 1 else 1, [c for c in columns if c.candidates == 1]
+    rows = sum(branches * c.candidates * len(c.shares) for c in columns if c.candidates > 1)
     leader = [0] * len(together)
-    for step in zip(*(_parts(recipe) for recipe in together)):
+    for step in zip(*(_parts(column) for column in together)):
         rows += sum(map(plans.count, plans.evaluations(step, leader, branches)))
         leader = plans.parted(step, leader, branches)
     return rows * images
 
 
-def _parts(recipe: Recipe) -> list[Part]:
+def _parts(column: Column) -> list[Part]:
     return [
-        Part(g, (recipe.kl, scale, recipe.steady), guided, recipe.noise or None)
-        for g, scale, guided in zip(recipe.shares, recipe.scales, recipe.guided)
+        Part(g, (column.kl, scale, column.steady), guided, column.noise or None)
+        for g, scale, guided in zip(column.shares, column.scales, column.guided)
     ]
 
 
-def _recipe(extra: Extra, tuned: Recipe, closed: bool) -> Recipe:
+def _added(extra: Extra, tuned: Column, closed: bool) -> Column:
     """The tuned column changed into another one."""
     value, steps = extra.value, len(tuned.shares)
     if isinstance(value, schedules.Schedule):

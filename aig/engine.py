@@ -21,8 +21,10 @@ import torch
 
 from aig import zerogpu
 from aig.comparison import Update, compare
-from aig.models import Facts, Model, Offer
-from aig.request import MAX_NAME, Request, checked
+from aig.facts import Facts
+from aig.models import Model, Offer
+from aig.plan import Plan
+from aig.request import MAX_NAME, Request
 from aig.sampling import Stopped
 from aig.steps import OneTooMany
 
@@ -162,8 +164,7 @@ class Engine:
     def stream(self, request: Request) -> Stream:
         """Check the request, queue it, and return its updates. ValueError when it is refused, Busy when the queue is full."""
         facts = self.facts(request.model)
-        shares, judges = checked(request, facts), facts.judges(request.tuning)
-        stream = Stream(Update(state="waiting", request=request, shares=shares, judges=judges), self._forget)
+        stream = Stream(Update(state="waiting", plan=Plan.of(request, facts)), self._forget)
         offer = None if facts is self._ready.result() else self._find(facts.name)
         missing = offer is not None and offer.missing(request.tuning)
         with self._changed:
@@ -207,7 +208,7 @@ class Engine:
             try:
                 with explained():
                     tell("")
-                    offer.fetch(stream.beginning.request.tuning, tell)
+                    offer.fetch(stream.beginning.plan.request.tuning, tell)
             except (Stopped, RunFailed) as failure:
                 stream.end(failure if isinstance(failure, RunFailed) else RunFailed("The run was stopped."))
             except Exception as failure:  # told as a run's is
@@ -279,8 +280,8 @@ class Engine:
         """A whole run on the worker's thread, or on ZeroGPU in the process that has the GPU."""
         tell = self._teller(beginning, put, stopped)
         with explained():
-            model = self._loaded(beginning.request.model, tell)
-            model.prepare(beginning.request.tuning, tell)
+            model = self._loaded(beginning.plan.request.model, tell)
+            model.prepare(beginning.plan.request.tuning, tell)
         return compare(model, beginning, put, stopped, preview_share=self._preview_share)
 
     def _loaded(self, name: str, tell: Callable[[str], None]) -> Model:

@@ -15,9 +15,11 @@ from pathlib import Path
 import numpy as np
 from PIL import Image
 
-from aig import links, models, schedules
+from aig import links, models
 from aig.engine import Engine, Update
+from aig.facts import Facts
 from aig.intervals import Interval
+from aig.plan import Plan
 from aig.request import Request
 from aig.scores import Attribute, ColumnScores, Scores
 
@@ -56,7 +58,7 @@ def record(load: Callable[[], models.Model], request: Request) -> tuple[Update, 
         updates = [u for u in engine.stream(request) if u.images is not None]
     finally:
         engine.close()
-    steps = updates[-1].steps
+    steps = updates[-1].plan.steps
     if [update.step for update in updates] != list(range(1, steps + 1)):
         raise RuntimeError(f"Only {len(updates)} of {steps} steps were seen; try again on an idle machine.")
     return tuple(updates)
@@ -64,7 +66,7 @@ def record(load: Callable[[], models.Model], request: Request) -> tuple[Update, 
 
 def dump(updates: Sequence[Update], model: str) -> str:
     """A recording as JSON text; ``model`` is the digest of the model that made it."""
-    request, final = updates[0].request, updates[-1]
+    request, final = updates[0].plan.request, updates[-1]
     content = {
         "model": model,
         "run": links.encode(request),
@@ -82,8 +84,8 @@ def dump(updates: Sequence[Update], model: str) -> str:
     return json.dumps(content, separators=(",", ":")) + "\n"
 
 
-def load(path: Path, model: str | None = None) -> tuple[Update, ...]:
-    """The updates of a recording of the model with the digest ``model``, by default the shipped one.
+def load(path: Path, facts: Facts, model: str | None = None) -> tuple[Update, ...]:
+    """The updates of a recording of the model with these facts and the digest ``model``, by default the shipped one's.
 
     ValueError with the command that mends it when the recording is missing, broken or of another model.
     """
@@ -92,26 +94,23 @@ def load(path: Path, model: str | None = None) -> tuple[Update, ...]:
         if content["model"] != (model or digest()):
             raise ValueError(f"The recorded run {path.name!r} is of another model; {REMEDY}")
         request = links.decode(content["run"])
-        shares = schedules.weights(schedules.parse(request.schedule), request.steps, closed=request.closed)
-        updates = tuple(_update(item, request, shares) for item in content["updates"])
+        plan = Plan.of(request, facts)
+        updates = tuple(_update(item, plan) for item in content["updates"])
     except FileNotFoundError as problem:
         raise ValueError(f"There is no recorded run {path.name!r}; {REMEDY}") from problem
     except (json.JSONDecodeError, UnicodeDecodeError, KeyError, TypeError, IndexError, OSError, binascii.Error) as problem:
         raise ValueError(f"The recorded run {path.name!r} is broken; {REMEDY}") from problem
-    if [update.step for update in updates] != list(range(1, request.steps + 1)):
+    if [update.step for update in updates] != list(range(1, plan.steps + 1)):
         raise ValueError(f"The recorded run {path.name!r} lacks steps; {REMEDY}")
     return updates
 
 
-def _update(item: Mapping, request: Request, shares: tuple[float, ...]) -> Update:
+def _update(item: Mapping, plan: Plan) -> Update:
     return Update(
-        state="done" if item["step"] == request.steps else "running",
-        request=request,
-        shares=shares,
-        judges=tuple(item["scores"]["columns"][0]["rewards"]),
+        state="done" if item["step"] == plan.steps else "running",
+        plan=plan,
         step=item["step"],
-        steps=request.steps,
-        images=np.stack([_unpacked(picture, request.images) for picture in item["pictures"]]),
+        images=np.stack([_unpacked(picture, plan.request.images) for picture in item["pictures"]]),
         scores=_scores(item["scores"]),
         rows=item["rows"],
         seconds=item["seconds"],

@@ -1,13 +1,13 @@
-"""What a run is asked for, and the complete check of it: every limit on the work that a request may cost is here."""
+"""What a run is asked for, and the limits on it. ``Plan.of`` makes a plan of it."""
 
 from __future__ import annotations
 
 import re
 from dataclasses import dataclass
 
-from aig import columns, schedules
-from aig.columns import MAX_EXTRA, MAX_LORA_SCALE, Extra, Recipe
-from aig.models import Facts
+from aig import columns
+from aig.columns import MAX_EXTRA, MAX_LORA_SCALE, Extra
+from aig.facts import Facts
 
 MAX_IMAGES = 16  # a column; a 4 x 4 grid is what a projector shows
 MAX_STEPS = 100  # more change nothing that one could see
@@ -45,8 +45,8 @@ class Request:
         return range(self.seed, self.seed + self.images)
 
 
-def checked(request: Request, facts: Facts) -> tuple[float, ...]:
-    """The shares of the AIG column. ValueError, one sentence with the value and the choices, for anything out of range."""
+def check(request: Request, facts: Facts) -> None:
+    """ValueError, one sentence with the value and the choices, for a setting that is out of range by itself."""
     prompt = request.prompt
     if not isinstance(prompt, str):
         raise ValueError(f"The prompt must be text, not {type(prompt).__name__}.")
@@ -74,36 +74,10 @@ def checked(request: Request, facts: Facts) -> tuple[float, ...]:
         raise ValueError(f"The schedule must be text, not {type(request.schedule).__name__}.")
     if len(request.schedule) > MAX_SCHEDULE:
         raise ValueError(f"The schedule has {len(request.schedule)} characters; up to {MAX_SCHEDULE} are allowed.")
-    for extra in _extras(request.columns):
-        if extra.kind == "kl" and extra.value not in known:
-            raise ValueError(f"No model was tuned for the column {extra.name}; choose one of {', '.join(f'kl:{kl:g}' for kl in known)}.")
-    if (rows := cost(request, facts)) > facts.max_rows:
-        raise ValueError(
-            f"{request.images} images of {request.steps} steps in {3 + len(request.columns)} columns need {rows} model evaluations; "
-            f"up to {facts.max_rows} are allowed."
-        )
-    return recipes(request)[2].shares
 
 
-def recipes(request: Request) -> tuple[Recipe, ...]:
-    """All columns of a request as numbers: base, tuned, AIG and the added ones. ValueError where there are none such."""
-    schedule = schedules.parse(request.schedule)
-    return columns.recipes(
-        _extras(request.columns),
-        schedules.weights(schedule, request.steps, closed=request.closed),
-        kl=request.kl,
-        scale=request.lora_scale,
-        closed=request.closed,
-        about=columns.short(schedule.name),
-    )
-
-
-def cost(request: Request, facts: Facts) -> int:
-    """The model evaluations that a request will take, one for each image and prompt branch, which are rows of a batch."""
-    return columns.cost(recipes(request), request.images, 1.0 if facts.distilled else request.guidance)
-
-
-def _extras(texts: object) -> list[Extra]:
+def extras(texts: object) -> list[Extra]:
+    """The added columns of a request, parsed. ValueError when there are too many, two are the same, or one is none."""
     if not isinstance(texts, tuple) or len(texts) > MAX_EXTRA:
         shown = f"{len(texts)} of them" if isinstance(texts, tuple) else _shown(texts)
         raise ValueError(f"The added columns must be a list of up to {MAX_EXTRA} texts, not {shown}.")
@@ -112,11 +86,11 @@ def _extras(texts: object) -> list[Extra]:
             raise ValueError(f"A column must be text, not {_shown(text)}.")
         if len(text) > MAX_SCHEDULE:
             raise ValueError(f"A column's text has {len(text)} characters; up to {MAX_SCHEDULE} are allowed.")
-    extras = [columns.parse(text) for text in texts]
-    names = [extra.name for extra in extras]
+    found = [columns.parse(text) for text in texts]
+    names = [extra.name for extra in found]
     if twice := [name for name in names if names.count(name) > 1]:
         raise ValueError(f"The column {twice[0][:60]} was added twice.")
-    return extras
+    return found
 
 
 def _whole(name: str, value: object, low: int, high: int) -> None:

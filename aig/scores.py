@@ -1,4 +1,4 @@
-"""Scores of the columns of a run, each against the first one (the base) on the same seeds, and the sentence on top."""
+"""Scores of the columns of a run, each against the base on the same seeds, and the sentence on top."""
 
 from __future__ import annotations
 
@@ -30,15 +30,16 @@ class Attribute:
 
 @dataclass(frozen=True, kw_only=True)
 class ColumnScores:
-    """One column: rewards and diversity with 95% intervals; ``deltas`` are paired differences from the first column."""
+    """One column: rewards and diversity with 95% intervals; ``deltas`` are paired differences from the base column."""
 
+    role: str  # base, tuned, aig or added
     name: str
     rewards: Mapping[str, Interval]
     diversity: Interval | None  # None for a single image
     vendi: float | None  # 1 to N: compare equal N only
     attributes: Mapping[str, Attribute]  # those that the prompt leaves open
     entropy: float | None  # mean over these
-    deltas: Mapping[str, Interval]  # of every reward and "diversity"; empty for the first column
+    deltas: Mapping[str, Interval]  # of every reward and "diversity"; empty for the base itself
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -68,7 +69,7 @@ class Scores:
 
 
 def score(
-    names: Sequence[str],
+    columns: Sequence[tuple[str, str]],
     features: Tensor,
     rewards: Mapping[str, Tensor],
     classes: Mapping[str, Tensor],
@@ -78,51 +79,52 @@ def score(
 ) -> Scores:
     """Score C columns of N images each.
 
-    features (C, N, D); rewards: name -> (C, N); classes: open attribute -> probabilities (C, N, V); values: attribute
-    -> the names of its V values; proxy: the reward that the model was tuned on. Raises ValueError when the columns differ in size,
-    a number is not finite, or the proxy is not among the rewards.
+    columns: the role and the name of each, one of them the base. features (C, N, D); rewards: name -> (C, N); classes: open
+    attribute -> probabilities (C, N, V); values: attribute -> the names of its V values; proxy: the reward that the model was
+    tuned on. Raises ValueError when the columns differ in size, a number is not finite, or the proxy is not among the rewards.
     """
-    _check(len(names), features, rewards, classes, values)
+    _check(len(columns), features, rewards, classes, values)
     if proxy not in rewards:
         raise ValueError(f"The headline needs the reward {proxy!r}, which is not among {', '.join(rewards) or 'none'}.")
     n = features.shape[1]
     estimates = []
-    for c in range(len(names)):
+    for c in range(len(columns)):
         known = {name: intervals.mean(r[c]) for name, r in rewards.items()}
         estimates.append(known | ({"diversity": intervals.diversity(distances(features[c]))} if n > 1 else {}))
-    columns = []
-    for c, (name, known) in enumerate(zip(names, estimates, strict=True)):
+    by_role = {role: known for (role, _), known in zip(columns, estimates) if role != "added"}
+    scored, base = [], by_role["base"]
+    for c, ((role, name), known) in enumerate(zip(columns, estimates, strict=True)):
         shown = {
             a: Attribute(
                 shares=dict(zip(values[a], value_shares(p[c]).tolist(), strict=True)), entropy=attribute_entropy(p[c])
             )
             for a, p in classes.items()
         }
-        columns.append(
+        scored.append(
             ColumnScores(
+                role=role,
                 name=name,
                 rewards={r: known[r].interval() for r in rewards},
                 diversity=known["diversity"].interval() if n > 1 else None,
                 vendi=vendi(features[c]) if n > 1 else None,
                 attributes=shown,
                 entropy=sum(a.entropy for a in shown.values()) / len(shown) if shown and n > 1 else None,
-                deltas={key: (known[key] - estimates[0][key]).interval() for key in known} if c else {},
+                deltas={} if role == "base" else {key: (known[key] - base[key]).interval() for key in known},
             )
         )
-    return Scores(n=n, columns=tuple(columns), headline=headline(estimates, proxy))
+    return Scores(n=n, columns=tuple(scored), headline=headline(by_role, proxy))
 
 
-def headline(estimates: Sequence[Mapping[str, Estimate]], proxy: str) -> str:
-    """What the third column keeps of the diversity that the second lost and of the reward that it won.
+def headline(estimates: Mapping[str, Mapping[str, Estimate]], proxy: str) -> str:
+    """What the AIG column keeps of the diversity that the tuned one lost and of the reward that it won, both against the base.
 
-    Both against the first; further columns have no part in it. A share is given only where the loss or gain is sure and
-    the interval is useful.
+    estimates: role -> score -> estimate. A share is given only where the loss or gain is sure and the interval is useful.
     """
-    if len(estimates) < 3:
+    if not {"base", "tuned", "aig"} <= estimates.keys():
         return ""
-    if "diversity" not in estimates[0]:
+    base, tuned, aig = (estimates[role] for role in ("base", "tuned", "aig"))
+    if "diversity" not in base:
         return "Diversity needs at least two images."
-    base, tuned, aig = estimates[:3]
     lost, won = base["diversity"] - tuned["diversity"], tuned[proxy] - base[proxy]
     enough = len(lost.left_out) >= ENOUGH
     diversity = _kept(aig["diversity"] - tuned["diversity"], lost) if enough else None

@@ -14,8 +14,9 @@ from diffusers import StableDiffusionPipeline
 
 from aig.adapters import blend, fused
 from aig.engine import Engine, Update
+from aig.facts import Facts
 from aig.features import Ruler
-from aig.models import Facts, Model, Offer
+from aig.models import Model, Offer
 from aig.world.portraits import ATTRIBUTES
 
 TINY = Facts(

@@ -7,7 +7,8 @@ from dataclasses import replace
 import pytest
 
 from aig import columns
-from aig.request import Request, checked, cost
+from aig.plan import Plan
+from aig.request import Request
 from aig.ui import added
 from tests.serving import TINY
 from tests.test_render import HOSTILE, parse
@@ -19,7 +20,7 @@ def test_everything_on_offer_can_be_run_and_every_kind_is_on_offer():
     offered = added.choices(TINY, REQUEST)
     assert len({title for title, _ in offered}) == len(offered)
     for _, text in offered:
-        checked(replace(REQUEST, columns=(text,)), TINY)
+        Plan.of(replace(REQUEST, columns=(text,)), TINY)
     assert {columns.parse(text).kind for _, text in offered} == set(columns.KINDS)
 
 
@@ -27,7 +28,7 @@ def test_the_note_states_rule_price_and_source():
     request = replace(REQUEST, columns=("code:3", "lora:1"))
     note = parse(added.note(TINY, request)).text
     known = columns.KINDS["code"]
-    more = cost(replace(REQUEST, columns=("code:3",)), TINY) - cost(REQUEST, TINY)
+    more = Plan.of(replace(REQUEST, columns=("code:3",)), TINY).cost - Plan.of(REQUEST, TINY).cost
     assert "CoDe 3" in note and known.rule in note and known.source in note and f"{more} more model evaluations" in note
     assert "LoRA scale 1" in note and "no more model evaluations" in note
     assert added.note(TINY, REQUEST) == ""

@@ -19,7 +19,8 @@ from PIL import Image
 
 from aig import columns, export, links, replay, schedules
 from aig.engine import Engine
-from aig.request import Request, cost
+from aig.plan import Plan
+from aig.request import Request
 from tests.serving import TINY, served, slowed, tiny_model
 
 SMALL = {
@@ -107,7 +108,7 @@ def test_schedules_lists_every_preset_with_its_shares(app):
 def test_the_announced_cost_is_the_cost(app, schedule, guidance):
     settings = SMALL | {"images": 2, "schedule": schedule, "guidance": guidance}
     scores, _ = app[1].predict(**settings, closed=False, api_name="/compare")
-    assert cost(Request(**settings), TINY) == scores["rows"]
+    assert Plan.of(Request(**settings), TINY).cost == scores["rows"]
 
 
 @pytest.mark.parametrize(

@@ -13,7 +13,8 @@ from diffusers import DDIMScheduler, DDPMScheduler
 from aig import adapters, cads, columns
 from aig.controlled import generator
 from aig.engine import Engine
-from aig.request import Request, checked, cost, recipes
+from aig.plan import Plan
+from aig.request import Request
 from aig.sampling import initial_latents
 from aig.schedules import parse, weights
 from tests.serving import TINY, tiny_model
@@ -92,7 +93,7 @@ def test_what_is_no_column_gets_one_sentence(text):
 )
 def test_requests_with_other_columns_are_refused(model, given, named):
     with pytest.raises(ValueError, match=named):
-        checked(dataclasses.replace(RUN, columns=given, lora_scale=1.5), model.facts)
+        Plan.of(dataclasses.replace(RUN, columns=given, lora_scale=1.5), model.facts)
 
 
 def test_a_list_from_json_is_as_good_as_a_tuple():
@@ -100,9 +101,10 @@ def test_a_list_from_json_is_as_good_as_a_tuple():
 
 
 def test_every_column_has_a_title_of_its_own_and_code_comes_last():
-    titles = [recipes(dataclasses.replace(RUN, columns=(text,)))[3].title for text in EXAMPLES]
+    titles = [columns.title(text) for text in EXAMPLES]
     assert len(set(titles)) == len(EXAMPLES)
-    assert [r.title for r in recipes(dataclasses.replace(RUN, columns=("code:2", "lora:0.5")))[3:]] == ["LoRA scale 0.5", "CoDe 2"]
+    added = Plan.of(dataclasses.replace(RUN, columns=("code:2", "lora:0.5")), TINY).columns[3:]
+    assert [(column.role, column.title) for column in added] == [("added", "LoRA scale 0.5"), ("added", "CoDe 2")]
 
 
 # --- price ---
@@ -120,16 +122,16 @@ def test_the_announced_rows_are_the_rows(run, guidance, closed):
             "closed": closed,
             "schedule": rng.choice(["power_2", "step_0.6"]),
         }
-        assert run(**changes).rows == cost(dataclasses.replace(RUN, **changes), TINY), changes
+        assert run(**changes).rows == Plan.of(dataclasses.replace(RUN, **changes), TINY).cost, changes
 
 
 def test_prices_by_hand():
     """A model takes two rows a step; power_2 is the base at its first step and mixes from the second on."""
     alone = dataclasses.replace(RUN, images=1)
     price = {
-        text: cost(dataclasses.replace(alone, columns=(text,)), TINY) - cost(alone, TINY) for text in (*EXAMPLES, "lora:1", "constant:0")
+        text: Plan.of(dataclasses.replace(alone, columns=(text,)), TINY).cost - Plan.of(alone, TINY).cost for text in (*EXAMPLES, "lora:1", "constant:0")
     }
-    assert cost(alone, TINY) == 2 * (2 + 3 + 4 * 4)  # at the second step AIG still stands where base does
+    assert Plan.of(alone, TINY).cost == 2 * (2 + 3 + 4 * 4)  # at the second step AIG still stands where base does
     assert price["lora:1"] == price["constant:0"] == 0
     assert price["lora:0.5"] == price["kl:0.5"] == 2 * 6
     assert price["aig:power_4"] == 2 * 4 * 2  # it parts from AIG after the second step
@@ -143,9 +145,9 @@ def test_prices_by_hand():
 
 def test_columns_count_among_the_work_that_is_refused(model):
     fits = dataclasses.replace(RUN, images=16, steps=40)
-    checked(fits, model.facts)
+    Plan.of(fits, model.facts)
     with pytest.raises(ValueError, match="model evaluations"):
-        checked(dataclasses.replace(fits, columns=("code:4",)), model.facts)
+        Plan.of(dataclasses.replace(fits, columns=("code:4",)), model.facts)
 
 
 # --- rules ---

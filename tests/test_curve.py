@@ -7,7 +7,8 @@ import json
 import pytest
 
 from aig import schedules
-from aig.request import MAX_SCHEDULE, Request, cost
+from aig.plan import Plan
+from aig.request import MAX_SCHEDULE, Request
 from aig.ui import curve
 from tests.serving import TINY
 
@@ -32,7 +33,7 @@ def test_the_longest_curve_that_can_be_drawn_is_short_enough_to_run():
 @pytest.mark.parametrize("closed", [False, True])
 def test_the_facts_of_a_good_request(steps, closed):
     request = Request(steps=steps, closed=closed, columns=("code:2",))
-    facts, rows = curve.facts(TINY, request), cost(request, TINY)
+    facts, rows = curve.facts(TINY, request), Plan.of(request, TINY).cost
     assert facts == {"steps": steps, "closed": closed, "cost": f"{rows:,} model evaluations", "drawn": True}
 
 

@@ -14,7 +14,6 @@ import pytest
 import torch
 from diffusers import DDIMScheduler
 
-from aig.columns import NAMES
 from aig.engine import Busy, Engine, RunFailed
 from aig.models import Offer
 from aig.request import Request
@@ -59,8 +58,8 @@ def test_a_run_ends_with_images_and_scores(engine):
     update = last(engine.stream(SMALL))
     assert update.state == "done" and update.step == 4 and update.left == 0
     assert update.images.shape == (3, 2, 16, 16, 3) and update.images.dtype == np.uint8
-    assert [c.name for c in update.scores.columns] == list(NAMES)
-    assert update.shares == (0, 1 / 16, 4 / 16, 9 / 16)
+    assert [c.name for c in update.scores.columns] == ["Base", "Reward-tuned", "AIG"]
+    assert update.plan.aig.shares == (0, 1 / 16, 4 / 16, 9 / 16)
     assert (update.images[0] != update.images[1]).any()
 
 
@@ -237,7 +236,7 @@ def test_a_model_is_loaded_when_a_run_asks_for_it_and_the_one_before_is_freed(ma
             states.append(update.state)
             if update.state == "running":
                 assert held[0]() is None
-                assert update.judges == ("pickscore", "imagereward")
+                assert update.plan.judges == ("pickscore", "imagereward")
         assert states[-1] == "done" and (update.images != reference).any()
         again = last(engine.stream(dataclasses.replace(SMALL, model="tiny")))
         assert len(held) == 2 and (again.images == reference).all()

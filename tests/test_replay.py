@@ -7,9 +7,9 @@ import json
 import numpy as np
 import pytest
 
-from aig import replay
+from aig import models, replay
 from aig.request import Request
-from tests.serving import tiny_model
+from tests.serving import TINY, tiny_model
 
 
 @pytest.fixture(scope="module")
@@ -18,10 +18,15 @@ def recording(make_pipe, lora_file):
     return replay.record(lambda: tiny_model(make_pipe(), lora_file), Request(prompt="a", images=5, steps=6))
 
 
+@pytest.fixture(scope="module")
+def shipped():
+    return models.load().facts
+
+
 @pytest.mark.parametrize("prompt", replay.EXAMPLES)
-def test_a_shipped_recording_fits_the_shipped_model_and_is_small(prompt):
-    updates = replay.load(replay.place(prompt))  # if this fails: python -m aig replay
-    assert updates[-1].state == "done" and updates[0].request == replay.opening({"preference": (0.0,)}, prompt)
+def test_a_shipped_recording_fits_the_shipped_model_and_is_small(shipped, prompt):
+    updates = replay.load(replay.place(prompt), shipped)  # if this fails: python -m aig replay
+    assert updates[-1].state == "done" and updates[0].plan.request == replay.opening({"preference": (0.0,)}, prompt)
     assert replay.place(prompt).stat().st_size < 1_500_000
 
 
@@ -32,11 +37,11 @@ def test_nothing_else_is_recorded():
 def test_every_step_is_recorded_and_read_again(recording, tmp_path):
     path = tmp_path / "run.json"
     path.write_text(replay.dump(recording, "a model"))
-    again = replay.load(path, "a model")
+    again = replay.load(path, TINY, "a model")
     assert [update.step for update in again] == [1, 2, 3, 4, 5, 6]
     assert [update.state for update in again] == ["running"] * 5 + ["done"]
     for one, other in zip(recording, again, strict=True):
-        assert (one.request, one.shares, one.rows) == (other.request, other.shares, other.rows)
+        assert (one.plan, one.rows) == (other.plan, other.rows)
         assert one.scores.headline == other.scores.headline and one.images.shape == other.images.shape
         for a, b in zip(one.scores.columns, other.scores.columns, strict=True):
             assert a.diversity.value == pytest.approx(b.diversity.value, abs=1e-4) and a.deltas.keys() == b.deltas.keys()
@@ -60,12 +65,12 @@ def test_a_stale_or_broken_recording_is_refused_with_the_remedy(recording, tmp_p
     path = tmp_path / "run.json"
     path.write_text(json.dumps(change(json.loads(replay.dump(recording, "a model")))))
     with pytest.raises(ValueError, match=f"{reason}.*python -m aig replay"):
-        replay.load(path, "a model")
+        replay.load(path, TINY, "a model")
 
 
 def test_a_missing_recording_is_refused_with_the_remedy(tmp_path):
     with pytest.raises(ValueError, match="no recorded run.*python -m aig replay"):
-        replay.load(tmp_path / "none.json", "a model")
+        replay.load(tmp_path / "none.json", TINY, "a model")
     (tmp_path / "text.json").write_bytes(b"\xff\x00")
     with pytest.raises(ValueError, match="broken.*python -m aig replay"):
-        replay.load(tmp_path / "text.json", "a model")
+        replay.load(tmp_path / "text.json", TINY, "a model")

@@ -14,7 +14,7 @@ from aig import scores as scoring
 from aig.diversity import distances
 from aig.scores import ENOUGH, TOO_FEW
 
-NAMES = ("Base", "Reward-tuned", "AIG")
+COLUMNS = (("base", "Base"), ("tuned", "Reward-tuned"), ("aig", "AIG"))
 VALUES = {"hat": ("no", "yes")}
 score = partial(scoring.score, proxy="preference")
 
@@ -29,7 +29,7 @@ def columns(n: int, spread=(1.0, 0.1, 0.8), reward=(0.0, 4.0, 3.0), seed: int = 
 
 
 def test_the_headline_says_what_is_kept():
-    scores = score(NAMES, *columns(12), VALUES)
+    scores = score(COLUMNS, *columns(12), VALUES)
     assert "AIG keeps" in scores.headline and "75%" in scores.headline
     lost = scores.columns[1].deltas["diversity"]
     assert lost.high < 0 and scores.columns[0].deltas == {}
@@ -37,29 +37,29 @@ def test_the_headline_says_what_is_kept():
 
 def test_no_difference_is_too_few_images_to_tell():
     features, rewards, classes = columns(6, spread=(1, 1, 1), reward=(0, 0, 0))
-    assert score(NAMES, features, rewards, classes, VALUES).headline == TOO_FEW
+    assert score(COLUMNS, features, rewards, classes, VALUES).headline == TOO_FEW
 
 
 def test_few_images_give_no_share_of_diversity():
-    few, enough = (score(NAMES, *columns(n), VALUES).headline for n in (ENOUGH - 1, ENOUGH))
+    few, enough = (score(COLUMNS, *columns(n), VALUES).headline for n in (ENOUGH - 1, ENOUGH))
     assert "of the reward that tuning won; too few images to tell about diversity." in few
     assert few.count("%") == 1 and enough.count("%") == 2
 
 
 def test_a_tuned_model_that_lost_or_won_nothing_is_not_too_few_images():
-    wider = score(NAMES, *columns(12, spread=(0.1, 1.0, 0.5)), VALUES).headline
+    wider = score(COLUMNS, *columns(12, spread=(0.1, 1.0, 0.5)), VALUES).headline
     assert wider.startswith("AIG keeps 75%")
     assert wider.endswith("of the reward that tuning won; tuning lost no diversity.")
-    worse = score(NAMES, *columns(12, reward=(4.0, 0.0, 3.0)), VALUES).headline
+    worse = score(COLUMNS, *columns(12, reward=(4.0, 0.0, 3.0)), VALUES).headline
     assert worse.endswith("of the diversity that tuning lost; tuning won no reward.")
-    neither = score(NAMES, *columns(12, spread=(0.1, 1.0, 0.5), reward=(4.0, 0.0, 3.0)), VALUES).headline
+    neither = score(COLUMNS, *columns(12, spread=(0.1, 1.0, 0.5), reward=(4.0, 0.0, 3.0)), VALUES).headline
     assert neither == "Tuning lost no diversity and won no reward."
 
 
 def test_an_uncertain_reward_is_said_beside_a_sure_diversity():
     features, rewards, classes = columns(12)
     noise = torch.randn(3, 12, generator=torch.Generator().manual_seed(1))
-    headline = score(NAMES, features, {"preference": noise}, classes, VALUES).headline
+    headline = score(COLUMNS, features, {"preference": noise}, classes, VALUES).headline
     assert headline.endswith("of the diversity that tuning lost; too few images to tell about reward.")
 
 
@@ -67,31 +67,31 @@ def test_a_middle_column_equal_to_an_end_keeps_all_or_nothing():
     features, rewards, classes = columns(9)
     for like, text in ((0, "100% (100 to 100) of the diversity"), (1, "0% (0 to 0) of the diversity")):
         order = [0, 1, like]
-        same = score(NAMES, features[order], {"preference": rewards["preference"][order]}, classes, VALUES).headline
+        same = score(COLUMNS, features[order], {"preference": rewards["preference"][order]}, classes, VALUES).headline
         assert f"keeps {text}" in same and f"{100 * like}% ({100 * like} to {100 * like}) of the reward" in same
 
 
 def test_one_image_has_rewards_but_no_diversity():
-    scores = score(NAMES, *columns(1), VALUES)
+    scores = score(COLUMNS, *columns(1), VALUES)
     assert scores.columns[0].diversity is None and scores.columns[0].vendi is None
     assert "two images" in scores.headline
     json.dumps(scores.to_json(), allow_nan=False)
 
 
 def test_json_has_no_infinities_and_the_table_has_a_line_a_column():
-    scores = score(NAMES, *columns(2), VALUES)
+    scores = score(COLUMNS, *columns(2), VALUES)
     json.dumps(scores.to_json(), allow_nan=False)
     assert [line.split()[0] for line in scores.table().splitlines()[1:4]] == ["Base", "Reward-tuned", "AIG"]
 
 
 def test_attribute_shares_add_up():
-    scores = score(NAMES, *columns(8), VALUES)
+    scores = score(COLUMNS, *columns(8), VALUES)
     assert sum(scores.columns[2].attributes["hat"].shares.values()) == pytest.approx(1)
 
 
 def test_deltas_are_the_paired_differences_from_the_first_column():
     features, rewards, classes = columns(8)
-    deltas = score(NAMES, features, rewards, classes, VALUES).columns[2].deltas
+    deltas = score(COLUMNS, features, rewards, classes, VALUES).columns[2].deltas
     expected = intervals.diversity(distances(features[2])) - intervals.diversity(distances(features[0]))
     assert deltas["diversity"] == expected.interval()
     reward = rewards["preference"][2] - rewards["preference"][0]
@@ -101,13 +101,13 @@ def test_deltas_are_the_paired_differences_from_the_first_column():
 def test_columns_of_unequal_size_are_refused():
     features, rewards, classes = columns(4)
     with pytest.raises(ValueError, match="as many images"):
-        score(NAMES[:2], features, rewards, classes, VALUES)
+        score(COLUMNS[:2], features, rewards, classes, VALUES)
     with pytest.raises(ValueError, match="as many images"):
-        score(NAMES, features[:, :0], rewards, classes, VALUES)
+        score(COLUMNS, features[:, :0], rewards, classes, VALUES)
     with pytest.raises(ValueError, match="as many images"):
-        score(NAMES, features, {"preference": rewards["preference"][:, :3]}, classes, VALUES)
+        score(COLUMNS, features, {"preference": rewards["preference"][:, :3]}, classes, VALUES)
     with pytest.raises(ValueError, match="'hat'"):
-        score(NAMES, features, rewards, {"hat": classes["hat"][:, :3]}, VALUES)
+        score(COLUMNS, features, rewards, {"hat": classes["hat"][:, :3]}, VALUES)
 
 
 @pytest.mark.parametrize("part", [0, 1, 2])
@@ -116,9 +116,9 @@ def test_numbers_that_are_not_finite_are_refused(part, bad):
     features, rewards, classes = columns(4)
     (features, rewards["preference"], classes["hat"])[part].view(-1)[0] = bad
     with pytest.raises(ValueError, match="finite"):
-        score(NAMES, features, rewards, classes, VALUES)
+        score(COLUMNS, features, rewards, classes, VALUES)
 
 
 def test_a_proxy_that_is_not_a_reward_is_refused():
     with pytest.raises(ValueError, match="'aesthetic'.*preference"):
-        score(NAMES, *columns(4), VALUES, proxy="aesthetic")
+        score(COLUMNS, *columns(4), VALUES, proxy="aesthetic")

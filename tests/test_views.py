@@ -9,12 +9,14 @@ import pytest
 import torch
 
 from aig import export, links
-from aig.columns import NAMES
 from aig.engine import Update
 from aig.intervals import Interval
+from aig.plan import Plan
 from aig.request import Request
 from aig.scores import score
 from aig.ui import render, views
+from tests.serving import TINY
+from tests.test_scores import COLUMNS
 
 REQUEST = Request(prompt="a person", images=4, steps=8, kl=0.5)
 
@@ -27,14 +29,13 @@ def an_update(state: str, images: int = 4, spread: tuple[float, ...] = (1.0, 0.2
     rewards = torch.tensor([0.0, 2.0, 1.8])[:, None] + 0.01 * noise[:, 0]
     classes = torch.softmax(9 * torch.randn(3, images, 3, generator=rng), dim=-1)
     scores = score(
-        NAMES, features, {"preference": rewards, "held-out": -rewards}, {"hue": classes}, {"hue": ("red", "green", "blue")},
+        COLUMNS, features, {"preference": rewards, "held-out": -rewards}, {"hue": classes}, {"hue": ("red", "green", "blue")},
         proxy="preference",
     )  # fmt: skip
     pictures = np.random.default_rng(0).integers(0, 256, (3, images, 4, 4, 3), dtype=np.uint8)
     return Update(
         state=state,
-        request=Request(prompt="a person", images=images, steps=8, kl=0.5),
-        shares=(0.0,) * 8,
+        plan=Plan.of(Request(prompt="a person", images=images, steps=8, kl=0.5, schedule="base"), TINY),
         step=8 if state == "done" else 2,
         images=pictures,
         scores=scores,
@@ -59,14 +60,14 @@ def test_span_of_a_known_and_of_an_unknown_interval():
 
 
 def test_before_the_first_run_everything_is_blank():
-    stage = views.idle(REQUEST, ("preference", "held-out"))
+    stage = views.idle(Plan.of(REQUEST, TINY))
     assert stage.state == "idle" and stage.sentence == views.INVITATION and not stage.attributes
     assert {m.value for column in stage.columns for m in column.metrics} == {"–"}
     assert "seeds 7 to 10" in stage.asked
 
 
 def test_waiting_says_the_place():
-    assert "place 3" in views.shown(Update(state="waiting", request=REQUEST, shares=(), place=3)).status
+    assert "place 3" in views.shown(Update(state="waiting", plan=Plan.of(REQUEST, TINY), place=3)).status
 
 
 def test_a_running_stage_shows_steps_and_seconds_left():
@@ -93,7 +94,7 @@ def test_a_finished_stage_shows_the_headline_and_the_scores():
 
 def test_added_columns_are_blank_until_they_are_there():
     asked = Request(prompt="a person", images=4, steps=8, columns=("code:2", "lora:0.5"))
-    update = dataclasses.replace(an_update("running"), request=asked, step=9, steps=16)
+    update = dataclasses.replace(an_update("running"), plan=Plan.of(asked, TINY), step=9)
     stage = views.shown(update)
     assert [c.kind for c in stage.columns] == ["base", "tuned", "aig", "extra-1", "extra-2"]
     assert [c.title for c in stage.columns[3:]] == ["LoRA scale 0.5", "CoDe 2"]
@@ -118,14 +119,14 @@ def test_the_trace_holds_every_shown_step_once_and_begins_anew():
     trace = views.longer(views.longer(views.longer(render.Trace(), first), first), last)
     assert [step for step, _ in trace.points] == [2, 8] and trace.steps == 8
     assert trace.points[1][1] == tuple(column.diversity.value for column in last.scores.columns)
-    assert views.longer(trace, Update(state="running", request=REQUEST, shares=())).points == ()
+    assert views.longer(trace, Update(state="running", plan=Plan.of(REQUEST, TINY))).points == ()
     assert views.longer(render.Trace(), an_update("done", images=1)).points == ((8, (None, None, None)),)
 
 
 def test_a_picture_of_a_stage_holds_its_pixels_and_its_settings():
     update = an_update("done")
     stage = views.shown(update)
-    assert links.decode(export.settings_of(views.picture(stage))) == update.request
+    assert links.decode(export.settings_of(views.picture(stage))) == update.plan.request
     for column, images in zip(stage.columns, update.images, strict=True):
         assert np.array_equal(render.cells(column.picture, 4), images)
 

@@ -13,7 +13,8 @@ from pathlib import Path
 import torch
 
 from aig import adapters, budget, families
-from aig.models import Facts, Model, Offer
+from aig.facts import Facts
+from aig.models import Model, Offer
 from aig.published import downloads, hub, pipelines, presets, scorers
 from aig.published.presets import Preset, Tuned
 

@@ -9,8 +9,9 @@ import gradio as gr
 
 from aig import columns, schedules
 from aig.engine import Engine
-from aig.models import Facts
-from aig.request import Request, checked, cost
+from aig.facts import Facts
+from aig.plan import Plan
+from aig.request import Request
 from aig.ui.controls import settled
 
 
@@ -63,7 +64,7 @@ def listings(engine: Engine, offered: Sequence[Facts]) -> dict[str, Callable[...
         try:
             facts = engine.facts(model)
             run = replace(settled(facts), steps=steps, images=images, guidance=guidance)
-            checked(run, facts)
+            alone = Plan.of(run, facts).cost
         except ValueError as problem:
             raise gr.Error(str(problem), print_exception=False) from problem
         return {
@@ -74,7 +75,7 @@ def listings(engine: Engine, offered: Sequence[Facts]) -> dict[str, Callable[...
                 "source": kind.source,
                 "cost": f"model evaluations an image at T steps with guidance: {kind.cost}",
                 "examples": {
-                    text: cost(replace(run, columns=(text,)), facts) - cost(run, facts)
+                    text: Plan.of(replace(run, columns=(text,)), facts).cost - alone
                     for text in columns.examples(name, facts.tunings[run.tuning])
                 },
             }

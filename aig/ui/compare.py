@@ -12,7 +12,8 @@ import gradio as gr
 from aig import replay
 from aig.columns import MAX_EXTRA
 from aig.engine import MAX_WAITING, Engine, Update
-from aig.models import Facts
+from aig.facts import Facts
+from aig.plan import Plan
 from aig.published import offers
 from aig.request import MAX_IMAGES, MAX_LORA_SCALE
 from aig.ui import added, api, controls, curve, own, render, views
@@ -48,7 +49,7 @@ def build(
     default = replay.opening(facts.tunings)
     titles = [(facts.title, default.model), *((other.title, other.name) for other in offered)]
     runs = Runs(engine, recordings, titles)
-    first = runs.first[0] if runs.first else views.idle(default, facts.judges(default.tuning))
+    first = runs.first[0] if runs.first else views.idle(Plan.of(default, facts))
 
     with gr.Row(elem_id="compare"):
         with gr.Column(elem_id="ask"):

@@ -5,7 +5,7 @@ from __future__ import annotations
 import dataclasses
 from collections.abc import Sequence
 
-from aig.models import Facts
+from aig.facts import Facts
 from aig.request import Request
 from aig.ui import added
 

@@ -7,8 +7,9 @@ from pathlib import Path
 import gradio as gr
 
 from aig import schedules
-from aig.models import Facts
-from aig.request import MAX_SCHEDULE, Request, checked, cost
+from aig.facts import Facts
+from aig.plan import Plan
+from aig.request import MAX_SCHEDULE, Request
 
 HERE = Path(__file__).parent
 LABELS = {"step_0.6": "step 0.6", "sigmoid_12_0.5": "sigmoid", "constant_0.5": "constant", "draft": "tuned"}
@@ -39,8 +40,7 @@ def facts(model: Facts, request: Request) -> dict:
     ``drawn`` tells whether the schedule itself is valid, whatever else is wrong.
     """
     try:
-        checked(request, model)
-        rows = cost(request, model)
+        rows = Plan.of(request, model).cost
     except ValueError as problem:
         return {"problem": str(problem), "drawn": is_schedule(request.schedule)}
     return {"steps": request.steps, "closed": request.closed, "cost": f"{rows:,} model evaluations", "drawn": True}

@@ -14,7 +14,8 @@ from gradio.utils import get_upload_folder
 
 from aig import export, links, replay
 from aig.engine import Engine, RunFailed, Stream, Update
-from aig.request import Request, checked
+from aig.plan import Plan
+from aig.request import Request
 from aig.ui import controls, render, views
 from aig.ui.controls import FIELDS, request_of
 
@@ -32,7 +33,7 @@ class Runs:
 
     def __init__(self, engine: Engine, recordings: Sequence[Sequence[Update]], titles: Sequence[tuple[str, str]]) -> None:
         self._engine, self._titles = engine, titles
-        self._recorded = [(updates[0].request, views.replayed(updates)) for updates in recordings]
+        self._recorded = [(updates[0].plan.request, views.replayed(updates)) for updates in recordings]
         self.first = self._recorded[0][1] if recordings else []  # what the page opens on
         self._lock = Lock()
         self._open: dict[str, set[Stream]] = defaultdict(set)
@@ -64,7 +65,7 @@ class Runs:
         try:
             for update in self.updates(request, client.session_hash):
                 trace = views.longer(trace, update)
-                view = views.shown(update, views.unknown(self._engine.facts(request.model).unknown_words(request.prompt)), trace)
+                view = views.shown(update, views.unknown(update.plan.facts.unknown_words(request.prompt)), trace)
                 yield render.stage(view), view, *(READY if update.state == "done" else BUSY)
         except ValueError as refusal:
             raise gr.Error(render.escape(refusal), print_exception=False) from refusal
@@ -101,15 +102,14 @@ class Runs:
         if text is None:
             return gr.skip(), {"frames": frames(self.first)}, *nothing
         try:
-            request = self._decoded(text)
+            plan = self._decoded(text)
         except ValueError as problem:
             return (
                 gr.skip(),
                 {"frames": frames(self.first), "bad": f"This link cannot be used, so the page shows its defaults. {problem}"},
                 *nothing,
             )
-        judges = self._engine.facts(request.model).judges(request.tuning)
-        return render.stage(views.idle(request, judges)), {"frames": []}, *self._updates(request)
+        return render.stage(views.idle(plan)), {"frames": []}, *self._updates(plan)
 
     def example(self, index: object, client: gr.Request, *settings: object) -> tuple:
         """For the example that was clicked: its prompt, and if it was recorded with the settings as they are, and no run goes on, its
@@ -126,10 +126,10 @@ class Runs:
     def dropped(self, found: gr.EventData) -> tuple:
         """For the settings found in a picture (``restore`` of the event): what to tell the page, and the settings."""
         try:
-            request = self._decoded(getattr(found, "restore", None))
+            plan = self._decoded(getattr(found, "restore", None))
         except ValueError as problem:
             return {"bad": str(problem)}, *[gr.skip()] * len(FIELDS)
-        return {"good": "The settings of the picture are restored. Press Run."}, *self._updates(request)
+        return {"good": "The settings of the picture are restored. Press Run."}, *self._updates(plan)
 
     def picture(self, view: render.Stage | None) -> dict:
         """For the page: the stage as a labelled picture with the settings inside."""
@@ -139,16 +139,15 @@ class Runs:
         png = base64.b64encode(views.picture(view)).decode()
         return {"picture": f"data:image/png;base64,{png}", "name": f"aig-seed-{view.seed}.png"}
 
-    def _updates(self, request: Request) -> list[dict]:
-        """The updates of all controls for a checked request."""
-        settings = controls.settings(self._engine.facts(request.model), request, self._titles)
+    def _updates(self, plan: Plan) -> list[dict]:
+        """The updates of all controls for a plan's request."""
+        settings = controls.settings(plan.facts, plan.request, self._titles)
         return [gr.update(**settings[name]) for name in FIELDS]
 
-    def _decoded(self, text: object) -> Request:
-        """The request of a link, checked; ValueError otherwise."""
+    def _decoded(self, text: object) -> Plan:
+        """The plan of a link; ValueError when it has none."""
         request = links.decode(text)
-        checked(request, self._engine.facts(request.model))
-        return request
+        return Plan.of(request, self._engine.facts(request.model))
 
     def compare(
         self,

@@ -13,7 +13,8 @@ import numpy as np
 from aig import export, links
 from aig.engine import Update
 from aig.intervals import Interval
-from aig.request import Request, recipes
+from aig.plan import Plan
+from aig.request import Request
 from aig.scores import TOO_FEW, ColumnScores
 from aig.ui import render
 from aig.ui.render import Bar, Column, Metric, Stage, Trace
@@ -87,9 +88,9 @@ def _signed(value: float, digits: int) -> str:
     return text if text.startswith(("−", "–")) else f"+{text}"
 
 
-def idle(request: Request, judges: Sequence[str]) -> Stage:
-    """The stage before the first run: the three grids, empty; judges: the rewards that a run will show."""
-    return _stage(request, judges, state="idle", sentence=INVITATION, status="Ready")
+def idle(plan: Plan) -> Stage:
+    """The stage before the first run: the grids, empty."""
+    return _stage(plan, state="idle", sentence=INVITATION, status="Ready")
 
 
 def longer(trace: Trace, update: Update) -> Trace:
@@ -100,18 +101,17 @@ def longer(trace: Trace, update: Update) -> Trace:
     elif not points or points[-1][0] < update.step:
         values = (c.diversity.value if c.diversity else None for c in update.scores.columns)
         points = (*points, (update.step, tuple(values)))
-    return Trace(steps=update.steps or update.request.steps, shares=update.shares, points=points)
+    return Trace(steps=update.plan.steps, shares=update.plan.aig.shares, points=points)
 
 
 def shown(update: Update, notice: str = "", trace: Trace | None = None) -> Stage:
     """The stage at one update of a run; ``trace`` holds the steps up to this one."""
     stage = _shown(update, notice)
-    return replace(stage, trace=trace or longer(Trace(), update), link=links.encode(update.request))
+    return replace(stage, trace=trace or longer(Trace(), update), link=links.encode(update.plan.request))
 
 
 def _shown(update: Update, notice: str) -> Stage:
-    request = update.request
-    stage = partial(_stage, request, update.judges, state=update.state)
+    plan, stage = update.plan, partial(_stage, update.plan, state=update.state)
     if update.state == "waiting":
         status = "Next in line" if update.place == 1 else f"Waiting, place {update.place}"
         return stage(sentence="Waiting for the model.", status=status, notice=notice)
@@ -119,25 +119,25 @@ def _shown(update: Update, notice: str) -> Stage:
         return stage(sentence="Loading the model.", status=update.note or "Loading", notice=notice)
     if update.scores is None or update.images is None:
         return stage(sentence=DENOISING, status="Starting", notice=notice)
-    final, steps = update.state == "done", update.steps or request.steps
+    final = update.state == "done"
     if final:
-        status = f"{request.steps} steps · {update.seconds:.1f} s · {update.rows:,} model evaluations"
+        status = f"{plan.request.steps} steps · {update.seconds:.1f} s · {update.rows:,} model evaluations"
     else:
         left = f" · {max(1, round(update.left))} s left" if update.left is not None else ""
-        status = f"Step {update.step} of {steps}{left}"
-    first, labels = update.scores.columns[0], [recipe.label for recipe in recipes(request)]
+        status = f"Step {update.step} of {plan.steps}{left}"
+    base = next(column for column in update.scores.columns if column.role == "base")
     return stage(
         sentence=DENOISING if update.scores.headline == TOO_FEW and not final else update.scores.headline,
         status=status,
-        share=update.step / steps,
-        metrics=[metrics(column, first) for column in update.scores.columns],
+        share=update.step / plan.steps,
+        metrics=[metrics(column, base) for column in update.scores.columns],
         pictures=[render.data_url(render.mosaic(render.reduced(images)), final=final) for images in update.images],
         attributes={
             name: [
-                Bar(kind=kind, label=label, shares=column.attributes[name].shares, entropy=column.attributes[name].entropy)
-                for kind, label, column in zip(KINDS, labels, update.scores.columns)
+                Bar(kind=kind, label=column.label, shares=scores.attributes[name].shares, entropy=scores.attributes[name].entropy)
+                for kind, column, scores in zip(KINDS, plan.columns, update.scores.columns)
             ]
-            for name in (first.attributes if request.images > 1 else ())
+            for name in (base.attributes if plan.request.images > 1 else ())
         },
         notice=notice,
     )
@@ -181,8 +181,7 @@ def unknown(words: Sequence[str]) -> str:
 
 
 def _stage(
-    request: Request,
-    judges: Sequence[str],
+    plan: Plan,
     *,
     state: str,
     sentence: str,
@@ -193,21 +192,21 @@ def _stage(
     attributes: dict[str, list[Bar]] | None = None,
     notice: str = "",
 ) -> Stage:
-    """A stage with all columns of the request; those that metrics and pictures do not reach yet are blank."""
-    labels = (*(REWARDS.get(name, name) for name in judges), "Diversity", "Vendi score")
+    """A stage with all columns of the plan; those that metrics and pictures do not reach yet are blank."""
+    labels = (*(REWARDS.get(name, name) for name in plan.judges), "Diversity", "Vendi score")
     blank = [Metric(label=label, value="–") for label in labels]
     columns = [
         Column(
             kind=kind,
-            title=recipe.title,
-            about=recipe.about,
+            title=column.title,
+            about=column.about,
             metrics=scores or blank,
             picture=picture or "",
-            alt=_spoken(recipe.title, request, state),
+            alt=_spoken(column.title, plan.request, state),
         )
-        for kind, (recipe, scores, picture) in zip(KINDS, zip_longest(recipes(request), metrics, pictures))
+        for kind, (column, scores, picture) in zip(KINDS, zip_longest(plan.columns, metrics, pictures))
     ]
-    first, last = request.seeds[0], request.seeds[-1]
+    request, first, last = plan.request, plan.request.seeds[0], plan.request.seeds[-1]
     return Stage(
         state=state,
         asked=render.asked(request.prompt, seeds=f"seed {first}" if first == last else f"seeds {first} to {last}"),

@@ -9,7 +9,8 @@ from pathlib import Path
 import pytest
 
 from aig import schedules
-from aig.request import Request, cost
+from aig.plan import Plan
+from aig.request import Request
 from aig.ui import curve
 from tests.browser.driving import open_page, set_slider, state, watch
 from tests.serving import TINY
@@ -315,7 +316,7 @@ def test_a_dot_stands_at_the_share_of_every_real_step(editor, closed):
 
 def test_the_cost_follows_the_curve_and_the_settings(editor):
     def shown(text: str, images: int) -> None:
-        rows = cost(Request(schedule=text, images=images), TINY)
+        rows = Plan.of(Request(schedule=text, images=images), TINY).cost
         editor.page.wait_for_function(
             "cost => document.querySelector('.editor .cost').textContent === cost", arg=f"{rows:,} model evaluations"
         )

@@ -13,8 +13,9 @@ import pytest
 
 from aig import adapters
 from aig.engine import Engine, RunFailed
+from aig.plan import Plan
 from aig.published import downloads, offers, pipelines, presets, scorers
-from aig.request import Request, checked, cost
+from aig.request import Request
 from tests import checkpoints, families
 from tests.serving import tiny_model
 
@@ -93,9 +94,9 @@ def test_every_family_runs_through_the_engine_with_published_rewards(engine, fam
     update = run(engine, own(family), columns=("lora:0.5", "step:0.5"))
     side = families.size(family)
     assert update.state == "done" and update.images.shape == (5, 2, side, side, 3)
-    assert list(update.scores.columns[0].rewards) == ["pickscore", "clip"] == list(update.judges)
+    assert list(update.scores.columns[0].rewards) == ["pickscore", "clip"] == list(update.plan.judges)
     assert (update.images[0] != update.images[1]).any() and (update.images[1] != update.images[3]).any()
-    assert update.rows == cost(update.request, engine.facts(own(family)))
+    assert update.rows == update.plan.cost
 
 
 def test_a_whole_second_denoiser_and_switching_models_frees_what_was_there(engine, tiny):
@@ -193,8 +194,8 @@ def test_the_facts_of_a_preset_allow_its_own_defaults(name):
     facts = offers.offer(presets.load(name)).facts
     for tuning in facts.tunings:
         request = Request(tuning=tuning, model=name, **facts.defaults)
-        shares = checked(request, facts)
-        assert len(shares) == facts.defaults["steps"] and facts.judges(tuning)
+        plan = Plan.of(request, facts)
+        assert plan.steps == facts.defaults["steps"] and facts.judges(tuning)
         assert "Licence" in facts.about and "Licence" in facts.notes[tuning]
 
 
