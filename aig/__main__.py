@@ -134,7 +134,7 @@ def run_schedules(options: argparse.Namespace) -> None:
     if not 1 <= options.steps <= 100:
         raise ValueError(f"The number of steps must be a whole number from 1 to 100, not {options.steps}.")
     for name in schedules.PRESETS:
-        shares = schedules.weights(schedules.parse(name), options.steps)
+        shares = schedules.shares(name, options.steps)
         print(f"{name:16} " + " ".join(f"{share:.2f}" for share in shares))
 
 

@@ -148,7 +148,7 @@ def parse(text: str) -> Extra:
     kind, _, rest = text.strip().lower().partition(":")
     if kind in ("aig", "scheduled"):
         schedule = schedules.parse(rest)
-        if kind == "scheduled" and max(schedules.weights(schedule, 2, closed=True)) > MAX_LORA_SCALE:
+        if kind == "scheduled" and max(schedules.shares(schedule, 2, closed=True)) > MAX_LORA_SCALE:
             raise _refused(text)
         return Extra(kind, f"{kind}:{schedule.name}", schedule)
     word, *modes = rest.split(":", 2)
@@ -211,7 +211,7 @@ def _added(extra: Extra, tuned: Column, closed: bool) -> Column:
     """The tuned column changed into another one."""
     value, steps = extra.value, len(tuned.shares)
     if isinstance(value, schedules.Schedule):
-        shares, name = schedules.weights(value, steps, closed=closed), short(value.name)
+        shares, name = schedules.shares(value, steps, closed=closed), short(value.name)
     else:
         shares, name = (), f"{value:g}"
     change = partial(replace, tuned)
@@ -227,7 +227,7 @@ def _added(extra: Extra, tuned: Column, closed: bool) -> Column:
             about = "the same share throughout" if value <= 1 else "extrapolation beyond tuned"
             return change(title=f"Constant mix {name}", label=f"mix {name}", about=about, shares=(value,) * steps)
         case "step":
-            shares = schedules.weights(schedules.parse(f"step_{schedules.written(value)}"), steps, closed=closed)
+            shares = schedules.shares(f"step_{schedules.written(value)}", steps, closed=closed)
             if not extra.unguided:
                 return change(title=f"Step {name}", label=f"step {name}", about="base, then tuned", shares=shares)
             title, about = f"Step {name} unguided", "base, then tuned without guidance"

@@ -1,20 +1,21 @@
-"""One comparison: the columns of a request sampled in step and judged at every preview, as updates."""
+"""One comparison: the columns of a plan sampled in step and judged at every preview, as a generator of updates."""
 
 from __future__ import annotations
 
-from collections.abc import Callable
-from dataclasses import dataclass, replace
+import time
+from collections.abc import Iterator
+from dataclasses import dataclass
 from functools import cache, partial
 
 import numpy as np
 import torch
 
-from aig import sampling
 from aig.columns import Column
-from aig.controlled import best_of
+from aig.controlled import Code
+from aig.frames import Frame, Settings
 from aig.models import Model
 from aig.plan import Plan
-from aig.sampling import Frame, sample
+from aig.sampling import Trajectory, sample
 from aig.scores import Scores, score
 
 
@@ -34,75 +35,77 @@ class Update:
     left: float | None = None  # seconds, estimated
 
 
-def compare(
-    model: Model,
-    beginning: Update,
-    put: Callable[[Update], None],
-    stopped: Callable[[], bool],
-    *,
-    preview_share: float,
-) -> Update:
-    """Run the plan of ``beginning`` on a model that is prepared for it; ``put`` receives the previews, the result is returned.
+@dataclass(frozen=True, kw_only=True)
+class Comparison:
+    """The job of comparing the columns of a plan."""
 
-    preview_share: of the model's time, for previews with their scores; see ``sampling.sample``. Raises Stopped soon after
-    ``stopped()`` is true, FloatingPointError when the images are not finite.
-    """
-    plan, request, done = beginning.plan, beginning.plan.request, None
-    begun = replace(beginning, state="running")
-    put(begun)
+    plan: Plan
+    preview_share: float = 0.05  # of the model's time, that previews with their scores may take
 
-    def update(frame: Frame) -> Update:
-        return replace(
-            begun,
-            state="done" if frame.step == plan.steps else "running",
+    @property
+    def model(self) -> str:
+        """The name of the model that it needs."""
+        return self.plan.request.model
+
+    @property
+    def tuning(self) -> str:
+        """The tuned model that it needs."""
+        return self.plan.request.tuning
+
+    def update(self, state: str, **found: object) -> Update:
+        """A moment of the job."""
+        return Update(state=state, plan=self.plan, **found)
+
+    def run(self, model: Model) -> Iterator[Update | None]:
+        """The updates of a run on a model that is prepared for it, and None after steps of which none is shown.
+
+        A step is shown when previews, their reader included, have cost at most ``preview_share`` of the model's time so far, so the
+        first always is. Raises FloatingPointError when the images are not finite.
+        """
+        yield self.update("running")
+        start, spent = time.perf_counter(), 0.0
+        for frame in sample(model.pipe, samplers(model, self.plan), settings(model, self.plan)):
+            now = time.perf_counter()
+            due = spent <= self.preview_share * (now - start - spent) or frame.step % self.plan.request.steps == 0
+            yield self._shown(model, frame) if due else None
+            spent += time.perf_counter() - now
+
+    def _shown(self, model: Model, frame: Frame) -> Update:
+        return self.update(
+            "done" if frame.step == self.plan.steps else "running",
             step=frame.step,
             images=(frame.images * 255).round().byte().permute(0, 1, 3, 4, 2).contiguous().numpy(),
-            scores=judge(model, plan, frame),
+            scores=judge(model, self.plan, frame),
             rows=frame.rows,
             seconds=frame.seconds,
-            left=frame.seconds / frame.rows * (plan.cost - frame.rows),
+            left=frame.seconds / frame.rows * (self.plan.cost - frame.rows),
         )
 
-    def show(frame: Frame) -> None:
-        put(update(frame.beside(done) if done else frame))
 
-    asked = {
-        "prompt": request.prompt,
-        "seeds": list(request.seeds),
-        "steps": request.steps,
-        "guidance": request.guidance,
-        "tuned": model.twin(request.tuning, request.kl, request.lora_scale),
-        "on_frame": show,
-        "stop": stopped,
-        "preview_share": preview_share,
-        "size": model.size,
-        "budget": model.budget(),
-    }
-    done = sample(model.pipe, trajectories(model, plan), **asked)
-    for column in plan.columns:
-        if column.candidates > 1:
-            put(update(done))
-            done = best_of(model.pipe, candidates=column.candidates, reward=model.rewards[plan.proxy], **asked).beside(done)
-    return replace(update(done), left=0.0)
+def settings(model: Model, plan: Plan) -> Settings:
+    """What the columns of a plan have in common."""
+    asked = plan.request
+    return Settings(
+        prompt=asked.prompt, seeds=asked.seeds, steps=asked.steps, guidance=asked.guidance, size=model.size, budget=model.budget()
+    )
 
 
-def trajectories(model: Model, plan: Plan) -> list[sampling.Column]:
-    """The columns that are sampled side by side, with their tuned models: one for all steps, or one whose LoRA scale moves."""
+def samplers(model: Model, plan: Plan) -> list[Trajectory | Code]:
+    """The columns of a plan with their tuned models: one for all steps, or one whose LoRA scale moves."""
     moving = cache(partial(model.moving, plan.request.tuning))  # one further copy of the weights for each KL coefficient
+    twin = partial(model.twin, plan.request.tuning)
 
-    def tuned(column: Column) -> list | None:
-        scales = [a for a, g in zip(column.scales, column.shares) if g]
-        if not scales:
-            return None  # the base model alone
-        if column.steady:
-            return [model.twin(plan.request.tuning, column.kl, scales[0])] * len(column.shares)
-        return [moving(column.kl)(scale) for scale in column.scales]
+    def sampler(column: Column) -> Trajectory | Code:
+        if column.candidates > 1:
+            return Code(candidates=column.candidates, reward=model.rewards[plan.proxy], tuned=twin(column.kl, column.scales[0]))
+        used = [a for a, g in zip(column.scales, column.shares) if g]
+        if column.steady:  # the base model alone needs a twin as well, which says how to reach the base
+            tuned = twin(column.kl, used[0] if used else column.scales[0])
+        else:
+            tuned = [moving(column.kl)(scale) for scale in column.scales]
+        return Trajectory(name=column.title, shares=column.shares, tuned=tuned, guided=column.guided, noise=column.noise)
 
-    return [
-        sampling.Column(name=column.title, weights=column.shares, tuned=tuned(column), guided=column.guided, noise=column.noise)
-        for column in plan.columns
-        if column.candidates == 1
-    ]
+    return [sampler(column) for column in plan.columns]
 
 
 @torch.no_grad()

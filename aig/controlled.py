@@ -9,7 +9,8 @@ over the others. That prediction is the one that the next step needs anyway, so 
 from __future__ import annotations
 
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
+from dataclasses import dataclass
 
 import numpy as np
 import torch
@@ -17,82 +18,65 @@ from diffusers import DiffusionPipeline
 from torch import Tensor, nn
 
 from aig import families
-from aig.budget import UNLIMITED, Budget
 from aig.columns import BLOCK
+from aig.frames import Frame, Settings, clean_latents, decode, finite, initial_latents, watched
 from aig.guidance import annealed
 from aig.rewards import Reward
-from aig.sampling import Frame, Stopped, clean_latents, decode, finite, initial_latents, previews, watched
 from aig.steps import step_of
 
 
-@torch.no_grad()
-def best_of(
-    pipe: DiffusionPipeline,
-    *,
-    prompt: str,
-    seeds: Sequence[int],
-    steps: int,
-    guidance: float,
-    candidates: int,
-    reward: Reward,
-    tuned: nn.Module | None = None,
-    on_frame: Callable[[Frame], None] | None = None,
-    stop: Callable[[], bool] | None = None,
-    preview_share: float = 0.05,
-    size: int | None = None,
-    budget: Budget = UNLIMITED,
-) -> Frame:
-    """One column of CoDe images, one image a seed; the arguments that ``sampling.sample`` has too mean the same.
+@dataclass(frozen=True, kw_only=True)
+class Code:
+    """A column of CoDe images."""
 
-    reward: of images (B, 3, H, W) and B prompts. tuned: only says how to reach the base model, as in ``annealed``; it is
-    never evaluated. Previews show the first candidate. Raises as ``sample`` does and leaves the pipeline as it was.
-    """
-    start, stock = time.perf_counter(), pipe.scheduler
-    owner = [k for k in range(len(seeds)) for _ in range(candidates)]
-    generators = [generator(seeds[k], i % candidates) for i, k in enumerate(owner)]
+    candidates: int  # of each image
+    reward: Reward
+    tuned: nn.Module | None = None  # only says how to reach the base model, as in ``annealed``; it is never evaluated
+
+
+def best_of(pipe: DiffusionPipeline, code: Code, settings: Settings, hand: Callable[[Frame], None]) -> None:
+    """Sample one column of images, one a seed, and hand over a frame after every step; those on the way show the first candidate."""
+    seeds, steps, start, stock = settings.seeds, settings.steps, time.perf_counter(), pipe.scheduler
+    owner = [k for k in range(len(seeds)) for _ in range(code.candidates)]
+    generators = [generator(seeds[k], i % code.candidates) for i, k in enumerate(owner)]
+    pictures = lambda latents: decode(pipe, latents, range(len(latents)), settings.budget.images)  # noqa: E731
 
     def best(latents: Tensor) -> Tensor:
         """For each image the row of its best candidate, (N,), by clean latents."""
-        images = decode(pipe, latents, range(len(latents)), budget.images)
-        scores = reward(images, [prompt] * len(owner)).view(len(seeds), candidates)
-        return scores.argmax(dim=1).cpu() + candidates * torch.arange(len(seeds))
+        scores = code.reward(pictures(latents), [settings.prompt] * len(owner)).view(len(seeds), code.candidates)
+        return scores.argmax(dim=1).cpu() + code.candidates * torch.arange(len(seeds))
 
-    def frame(step: int, latents: Tensor, final: bool) -> Frame:
-        images = decode(pipe, latents, range(len(latents)), budget.images)[None]
+    def show(step: int, latents: Callable[[], Tensor]) -> None:
         seconds = time.perf_counter() - start
-        return Frame(step=step, steps=steps, images=images, rows=ledger.total, seconds=seconds, final=final)
-
-    def show(step: int, latents: Tensor) -> None:
-        on_frame(frame(step, latents[::candidates], False))
+        hand(Frame(step=step, steps=steps, rows=ledger.total, seconds=seconds, decode=lambda: pictures(latents())[None]))
 
     def see(output: Tensor, timestep: Tensor, latents: Tensor) -> None:
         step = step_of(pipe.scheduler, timestep)
         if step and step % BLOCK == 0:
-            kept = best(clean_latents(pipe.scheduler, output, timestep, latents)).repeat_interleave(candidates)
+            kept = best(clean_latents(pipe.scheduler, output, timestep, latents)).repeat_interleave(code.candidates)
             for tensor in (output, latents):  # in place: the sampler goes on from here
                 tensor.copy_(tensor[kept])
-        look(output, timestep, latents)
+        if step + 1 < steps:
+            show(step + 1, lambda: clean_latents(pipe.scheduler, output, timestep, latents)[:: code.candidates])
 
-    if stop is not None and stop():
-        raise Stopped
     pipe.scheduler = families.stochastic(stock)
-    look = previews(pipe, steps, on_frame and show, stop, preview_share)
     try:
-        with annealed(pipe, [0.0] * steps, tuned, rows_at_once=budget.rows) as ledger, watched(pipe, see, generators):
+        with annealed(pipe, [0.0] * steps, code.tuned, rows_at_once=settings.budget.rows) as ledger, watched(pipe, see, generators):
             latents = pipe(
-                prompt=prompt,
+                prompt=settings.prompt,
                 num_images_per_prompt=len(owner),
                 num_inference_steps=steps,
-                guidance_scale=guidance,
-                latents=families.laid_out(pipe, initial_latents(pipe, seeds, size)[owner]),
+                guidance_scale=settings.guidance,
+                latents=families.laid_out(pipe, initial_latents(pipe, seeds, settings.size)[owner]),
                 generator=generators,
                 output_type="latent",
-                **families.call_options(pipe, size),
+                **families.call_options(pipe, settings.size),
             ).images
     finally:
         pipe.scheduler = stock
     finite(latents)
-    return frame(steps, latents[best(latents)], True)
+    chosen = latents[best(latents)]
+    show(steps, lambda: chosen)
 
 
 def generator(seed: int, candidate: int) -> torch.Generator:

@@ -1,35 +1,62 @@
-"""One worker thread owns the model; requests reach it through a bounded queue, results leave through bounded outboxes.
+"""One worker thread owns the model; jobs reach it through a bounded queue, their updates leave through bounded outboxes.
 
 Two threads that switch LoRA states on one denoiser produce wrong images without an exception, so nothing but the worker ever
-touches the model. A request is checked completely before it is queued. One model is loaded at a time: the worker frees it
-before it loads the one that the next request asks for. What a model needs from elsewhere is fetched by a second thread before
-its run enters the queue, so nobody else waits for a download.
+touches the model. A job is planned completely before it is queued. One model is loaded at a time: the worker frees it
+before it loads the one that the next job asks for. What a model needs from elsewhere is fetched by a second thread before
+its job enters the queue, so nobody else waits for a download.
+
+Turns are fair: of the waiting jobs that one is next whose user had the fewest so far, and long jobs give way to all others between
+their units.
 """
 
 from __future__ import annotations
 
 import gc
 import threading
-from collections import deque
-from collections.abc import Callable, Iterator
+from collections import Counter, deque
+from collections.abc import Callable, Hashable, Iterator
 from concurrent.futures import Future
 from contextlib import contextmanager
 from contextvars import copy_context
-from dataclasses import replace
+from enum import Enum
+from typing import Protocol
 
 import torch
 
 from aig import zerogpu
-from aig.comparison import Update, compare
+from aig.comparison import Comparison, Update
 from aig.facts import Facts
+from aig.frames import Stopped, handed
 from aig.models import Model, Offer
 from aig.plan import Plan
 from aig.request import MAX_NAME, Request
-from aig.sampling import Stopped
 from aig.steps import OneTooMany
 
 GPU_SECONDS = 120  # that a run may take of a visitor's quota on ZeroGPU, loading included
 MAX_WAITING = 16  # requests in the queue: a minute or two of patience on two cores
+
+
+class Job(Protocol):
+    """Work on a model. A job is pickled where the GPU is in another process."""
+
+    model: str  # the name of the model that it needs, "" for the first
+    tuning: str  # the tuned model that it needs
+
+    def update(self, state: str, **found: object) -> Update:
+        """What is told of it before it runs: it is waiting (``place``) or its model is loading (``note``)."""
+
+    def run(self, model: Model) -> Iterator[Update | Signal | None]:
+        """Its updates, the last one "done"; None where there is nothing to tell. After each it may be stopped. Where it yields ``PAUSE``
+        others may run; if they need another model, it is closed there and begun again later."""
+
+
+class Signal(Enum):
+    """What a job may yield beside its updates."""
+
+    PAUSE = "between two units of a long job: it uses nothing of the model, and others may run"
+
+
+PAUSE = Signal.PAUSE
 
 
 class Busy(ValueError):
@@ -46,8 +73,9 @@ class Stream:
     ``close`` may be called from any thread; the run then ends within one denoising step.
     """
 
-    def __init__(self, beginning: Update, forget: Callable[[Stream], None]) -> None:
-        self.beginning = beginning
+    def __init__(self, job: Job, user: Hashable, forget: Callable[[Stream], None]) -> None:
+        self.job, self.user = job, user
+        self.paused: tuple[Iterator, Model | None] | None = None  # a long job that was begun, and the model that it uses
         self.context = copy_context()  # of the visitor's request, whose GPU quota a run takes on ZeroGPU
         self._forget = forget
         self._changed = threading.Condition()
@@ -118,7 +146,7 @@ def explained() -> Iterator[None]:
 
 
 class Engine:
-    """Loads a model in its worker thread and runs requests on it, one after the other.
+    """Loads a model in its worker thread and runs jobs on it, one after the other.
 
     load: the model that the app starts with. find: name -> what else is on offer; ValueError names the choices.
     """
@@ -129,19 +157,18 @@ class Engine:
         find: Callable[[str], Offer] = nothing_else,
         *,
         max_waiting: int = MAX_WAITING,
-        preview_share: float = 0.05,
     ) -> None:
         self._first, self._find = load, find
         self._max_waiting = max_waiting
-        self._preview_share = preview_share  # of the model's time; see sampling.sample
         self._ready: Future[Facts] = Future()
         self._waiting: deque[Stream] = deque()
+        self._turns: Counter[Hashable] = Counter()  # that each user had
         self._fetching: deque[tuple[Offer, Stream]] = deque()  # whose models are downloaded first, one after the other
         self._changed = threading.Condition()
         self._closed = False
         self._seconds = 10.0  # of the last run, for estimates
         self._model: Model | None = None  # the worker's alone
-        self._job = zerogpu.on_gpu(self._compare, seconds=lambda beginning: GPU_SECONDS)
+        self._on_model = zerogpu.on_gpu(self._run, seconds=lambda job: GPU_SECONDS)
         self._threads = [
             threading.Thread(target=self._work, name="model", daemon=True),
             threading.Thread(target=self._download, name="downloads", daemon=True),
@@ -161,12 +188,18 @@ class Engine:
             raise ValueError(f"The model's name has {len(model)} characters; up to {MAX_NAME} are allowed.")
         return first if model in ("", first.name) else self._find(model).facts
 
-    def stream(self, request: Request) -> Stream:
-        """Check the request, queue it, and return its updates. ValueError when it is refused, Busy when the queue is full."""
-        facts = self.facts(request.model)
-        stream = Stream(Update(state="waiting", plan=Plan.of(request, facts)), self._forget)
+    def stream(self, request: Request, user: Hashable = None) -> Stream:
+        """The updates of a comparison. ValueError when the request is refused, Busy when the queue is full."""
+        return self.submit(Comparison(plan=Plan.of(request, self.facts(request.model))), user)
+
+    def submit(self, job: Job, user: Hashable = None) -> Stream:
+        """Queue a job and return its updates. ValueError for a model that is not on offer, Busy when the queue is full.
+
+        user: whose turn it takes, such as a session.
+        """
+        facts, stream = self.facts(job.model), Stream(job, user, self._forget)
         offer = None if facts is self._ready.result() else self._find(facts.name)
-        missing = offer is not None and offer.missing(request.tuning)
+        missing = offer is not None and offer.missing(job.tuning)
         with self._changed:
             if self._closed:
                 raise RunFailed("The app is closing.")
@@ -204,11 +237,16 @@ class Engine:
                 if self._closed:
                     return
                 offer, stream = self._fetching.popleft()
-            tell = self._teller(stream.beginning, stream.put, lambda: stream.closed or self._closed)  # noqa: B023
+
+            def tell(note: str, stream: Stream = stream) -> None:
+                if stream.closed or self._closed:
+                    raise Stopped
+                stream.put(stream.job.update("loading", note=note))
+
             try:
                 with explained():
                     tell("")
-                    offer.fetch(stream.beginning.plan.request.tuning, tell)
+                    offer.fetch(stream.job.tuning, tell)
             except (Stopped, RunFailed) as failure:
                 stream.end(failure if isinstance(failure, RunFailed) else RunFailed("The run was stopped."))
             except Exception as failure:  # told as a run's is
@@ -226,8 +264,12 @@ class Engine:
                 self._tell_places()
 
     def _tell_places(self) -> None:
-        for i, stream in enumerate(self._waiting, start=1):
-            stream.put(replace(stream.beginning, place=i))
+        for i, stream in enumerate(sorted(self._waiting, key=self._turn), start=1):
+            stream.put(stream.job.update("waiting", place=i))
+
+    def _turn(self, stream: Stream) -> tuple[bool, int]:
+        """What decides who is next, the smallest first and the earliest of equal ones."""
+        return stream.paused is not None, self._turns[stream.user]
 
     def _work(self) -> None:
         try:
@@ -241,12 +283,12 @@ class Engine:
                 self._changed.wait_for(lambda: self._waiting or self._closed)
                 if self._closed:
                     return
-                stream = self._waiting.popleft()
+                stream = min(self._waiting, key=self._turn)
+                self._waiting.remove(stream)
+                self._turns[stream.user] += stream.paused is None
                 self._tell_places()
             try:
-                last = stream.context.run(self._job, stream.beginning, stream.put, lambda: stream.closed or self._closed)  # noqa: B023
-                self._seconds = last.seconds
-                stream.end(last)
+                self._serve(stream)
             except Stopped:
                 stream.end(RunFailed("The run was stopped."))
             except torch.OutOfMemoryError:
@@ -260,29 +302,54 @@ class Engine:
                 self._log(failure)
                 stream.end(RunFailed("The run failed by a fault of the app; the log has the details."))
             del stream
+            with self._changed:
+                if not self._waiting:
+                    self._turns.clear()
+
+    def _serve(self, stream: Stream) -> None:
+        """Run a job to its end, or to a pause at which others wait; then it goes to the end of the queue."""
+        work, model = stream.paused or (self._on_model(stream.job), None)
+        if stream.paused and model is not self._model:  # which was freed meanwhile
+            stream.context.run(work.close)
+            work = self._on_model(stream.job)
+        last, end, stream.paused = None, object(), None
+        try:
+            while (update := stream.context.run(next, work, end)) is not end:
+                if stream.closed or self._closed:
+                    raise Stopped
+                if update is PAUSE:
+                    with self._changed:
+                        if self._waiting and not zerogpu.here():  # there a generator that stands still keeps the GPU
+                            stream.paused, work = (work, self._model), None
+                            self._enqueue(stream)
+                            return
+                elif update is not None and update.state == "done":
+                    last = update
+                elif update is not None:
+                    stream.put(update)
+        finally:
+            if work is not None:
+                stream.context.run(work.close)
+        self._seconds = last.seconds
+        stream.end(last)
 
     @staticmethod
     def _log(failure: Exception) -> None:
         threading.excepthook(threading.ExceptHookArgs((type(failure), failure, failure.__traceback__, threading.current_thread())))
 
-    @staticmethod
-    def _teller(beginning: Update, put: Callable[[Update], None], stopped: Callable[[], bool]) -> Callable[[str], None]:
-        """What tells a visitor how loading goes, and raises Stopped when nobody listens any more."""
+    def _run(self, job: Job) -> Iterator[Update | Signal | None]:
+        """A whole job on the worker's thread, or on ZeroGPU in the process that has the GPU."""
 
-        def tell(note: str) -> None:
-            if stopped():
-                raise Stopped
-            put(replace(beginning, state="loading", note=note))
+        def prepared(hand: Callable[[Update], None]) -> Model:
+            def tell(note: str) -> None:
+                hand(job.update("loading", note=note))
 
-        return tell
+            with explained():
+                model = self._loaded(job.model, tell)
+                model.prepare(job.tuning, tell)
+            return model
 
-    def _compare(self, beginning: Update, put: Callable[[Update], None], stopped: Callable[[], bool]) -> Update:
-        """A whole run on the worker's thread, or on ZeroGPU in the process that has the GPU."""
-        tell = self._teller(beginning, put, stopped)
-        with explained():
-            model = self._loaded(beginning.plan.request.model, tell)
-            model.prepare(beginning.plan.request.tuning, tell)
-        return compare(model, beginning, put, stopped, preview_share=self._preview_share)
+        yield from job.run((yield from handed(prepared)))
 
     def _loaded(self, name: str, tell: Callable[[str], None]) -> Model:
         """The model of this name. Another one is freed before it is loaded: no machine has to hold both."""

@@ -31,6 +31,7 @@ from aig.rows import Answer, Call, chunks, joined, rowwise
 from aig.steps import Clock, counted
 
 TextChange = Callable[[int, Tensor], Tensor]
+Look = Callable[[int, Tensor | None, Tensor | None], None]
 
 
 @dataclass
@@ -68,6 +69,7 @@ def annealed(
     guided: Sequence[Sequence[bool]] | None = None,
     texts: Sequence[TextChange | None] | None = None,
     rows_at_once: int | None = None,
+    look: Look | None = None,
 ) -> Iterator[Ledger]:
     """For the duration of the ``with``, the pipeline's denoiser mixes the base and the tuned model by ``weights``.
 
@@ -79,6 +81,8 @@ def annealed(
     guided:  (T, B); where false, the branch without prompt takes over the other one's prediction and is not computed.
     texts:   B functions (step, prompt embedding (L, D)) -> the embedding to use at that step; None leaves it.
     rows_at_once: the most rows that a model computes in one call, for memory's sake; None for all.
+    look:    told both predictions of every evaluation before they are mixed: (step, base, tuned), each (rows, ...) in the pipeline's
+             layout with NaN in rows that were not computed, or None where no row was.
     Yields the Ledger of the run. Raises ValueError when T or B do not fit the pipeline's call or each other, and for what
     cannot be mixed exactly, before the first step is taken. One run at a time on a pipeline.
     """
@@ -91,7 +95,7 @@ def annealed(
     else:  # one without a LoRA is its own tuned model
         denoisers = {name: model for name, model in denoisers.items() if adapters.lora_layers(model)} or denoisers
     ledger = Ledger(leader=plans.first(range(len(shares[0])) if groups is None else groups))
-    run = _Run(pipe, ledger, ledger.leader, rows_at_once, exact=len(shares[0]) > 1 or bool(groups or guided or texts))
+    run = _Run(pipe, ledger, ledger.leader, rows_at_once, look, exact=len(shares[0]) > 1 or bool(groups or guided or texts))
     with ExitStack() as stack:
         clock = stack.enter_context(counted(pipe, len(shares), run.stepped))
         for denoiser in denoisers.values():
@@ -112,6 +116,7 @@ class _Run:
     ledger: Ledger
     leader: list[int]  # before the step
     rows_at_once: int | None
+    look: Look | None
     exact: bool  # whether the pipeline must run as many images as there are columns of weights
     answer: Answer | None = None  # to the last call
     asked: int = 0  # rows of the last call
@@ -181,6 +186,8 @@ def _mixing(
             for rows in plans.evaluations(asked, run.leader, branches)
         )
         eps_base, eps_tuned = predict("base", call, asked_base), predict("tuned", call, asked_tuned)
+        if run.look is not None:
+            run.look(step, _computed(eps_base, asked_base), _computed(eps_tuned, asked_tuned))
         eps = _mixed(eps_base, eps_tuned, torch.tensor([part.share for part in parts] * branches))
         if any(answered):
             eps = _mixed(run.answer if eps is None else eps, run.answer, torch.tensor(answered).float())
@@ -196,6 +203,14 @@ def _mixed(base: Answer | None, tuned: Answer | None, g: Tensor) -> Answer:
     if base is None or tuned is None:
         return tuned if base is None else base
     return Answer([mix(*each, g) for each in zip(base.tensors, tuned.tensors)], base.rows, base.like)
+
+
+def _computed(answer: Answer | None, asked: list[Row | None]) -> Tensor | None:
+    """The prediction with NaN in the rows that nobody asked for."""
+    if answer is None:
+        return None
+    missing = torch.tensor([row is None for row in asked], device=answer.tensors[0].device)
+    return answer.tensors[0].masked_fill(rowwise(missing, answer.tensors[0]), math.nan)
 
 
 @contextmanager

@@ -31,7 +31,7 @@ class Plan:
         schedule = schedules.parse(request.schedule)
         laid_out = columns.columns(
             added,
-            schedules.weights(schedule, request.steps, closed=request.closed),
+            schedules.shares(schedule, request.steps, closed=request.closed),
             kl=request.kl,
             scale=request.lora_scale,
             closed=request.closed,

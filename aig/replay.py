@@ -16,7 +16,7 @@ import numpy as np
 from PIL import Image
 
 from aig import links, models
-from aig.engine import Engine, Update
+from aig.comparison import Comparison, Update
 from aig.facts import Facts
 from aig.intervals import Interval
 from aig.plan import Plan
@@ -52,16 +52,10 @@ def digest(manifest: Path = MANIFEST) -> str:
 
 
 def record(load: Callable[[], models.Model], request: Request) -> tuple[Update, ...]:
-    """Every step of a live run, the result last. RuntimeError if the machine was too slow to see them all."""
-    engine = Engine(load, preview_share=math.inf)
-    try:
-        updates = [u for u in engine.stream(request) if u.images is not None]
-    finally:
-        engine.close()
-    steps = updates[-1].plan.steps
-    if [update.step for update in updates] != list(range(1, steps + 1)):
-        raise RuntimeError(f"Only {len(updates)} of {steps} steps were seen; try again on an idle machine.")
-    return tuple(updates)
+    """Every step of a run, the result last."""
+    model = load()
+    job = Comparison(plan=Plan.of(request, model.facts), preview_share=math.inf)
+    return tuple(update for update in job.run(model) if update is not None and update.images is not None)
 
 
 def dump(updates: Sequence[Update], model: str) -> str:

@@ -4,7 +4,7 @@ On ZeroGPU a function decorated with ``spaces.GPU`` runs in a fork of this proce
 pickled; what it refers to, such as a model, is what this process held when it forked, its "cuda" tensors moved to the
 GPU. Before, in this process, CUDA is only emulated, and in the thread alone that imported ``spaces``. Hence three
 rules, which this file keeps: the first model is loaded in the main thread before the app is launched (``early``); a job
-gets its order as an argument and answers by ``put`` (``on_gpu``); and a stop travels as the end of the stream.
+is an argument and yields its answers (``on_gpu``); and a stop is the end of the stream.
 Everywhere else nothing is imported and nothing changes. Read from the sources of spaces 0.51.
 """
 
@@ -13,16 +13,14 @@ from __future__ import annotations
 import functools
 import os
 import pickle
-import queue
-import threading
 import traceback
 from collections.abc import Callable, Iterator
 from contextlib import closing
 from typing import TypeVar
 
 Order, Answer, Loaded = TypeVar("Order"), TypeVar("Answer"), TypeVar("Loaded")
-Job = Callable[[Order, Callable[[Answer], None], Callable[[], bool]], Answer]  # (order, put, stopped) -> last answer
-Event = tuple[str, object]  # ("put" | "done" | "raised" | "alive", what)
+Job = Callable[[Order], Iterator[Answer]]
+Event = tuple[str, object]  # ("put" | "done" | "raised", what)
 
 
 class NoGpu(RuntimeError):
@@ -46,13 +44,12 @@ def early(load: Callable[[], Loaded]) -> Callable[[], Loaded]:
 
 
 def on_gpu(job: Job, *, seconds: Callable[[Order], float]) -> Job:
-    """``job``; on ZeroGPU the same job in the process that has the GPU. To be called before the app is launched.
+    """``job``, a generator function; on ZeroGPU the same in the process that has the GPU. To be called before the app is launched.
 
     seconds: what a job needs at most, which is what the visitor's quota must hold. ``order`` and answers must pickle.
-    Once ``stopped()`` is true the job ends at the next time that it asks, and Stopped is raised. Raises what the job
-    raises, and NoGpu.
+    Closing the generator ends the job at its next answer. Raises what the job raises, and NoGpu.
 
-    The call must be made in the context (contextvars) of the visitor's request: whose quota it is stands there.
+    The generator must be run in the context (contextvars) of the visitor's request: whose quota it is stands there.
     """
     if not here():
         return job
@@ -63,9 +60,9 @@ def on_gpu(job: Job, *, seconds: Callable[[Order], float]) -> Job:
     remote = followed(spaces.GPU(streamed(job), duration=lambda order: max(1, round(seconds(order)))))
 
     @functools.wraps(job)
-    def call(order: Order, put: Callable[[Answer], None], stopped: Callable[[], bool]) -> Answer:
+    def call(order: Order) -> Iterator[Answer]:
         try:
-            return remote(order, put, stopped)
+            yield from remote(order)
         except gradio.Error as refusal:
             raise NoGpu(str(refusal.message)) from refusal
 
@@ -73,33 +70,17 @@ def on_gpu(job: Job, *, seconds: Callable[[Order], float]) -> Job:
 
 
 def streamed(job: Job) -> Callable[[Order], Iterator[Event]]:
-    """The job as a generator function of its order; closing the generator makes ``stopped()`` true and waits for its
-    end."""
+    """The job with its answers, its end and what it raises as events that pickle."""
 
     def events(order: Order) -> Iterator[Event]:
-        box: queue.SimpleQueue[Event] = queue.SimpleQueue()
-        end = threading.Event()
-
-        def stopped() -> bool:
-            box.put(("alive", None))  # so that whoever reads can tell of a stop
-            return end.is_set()
-
-        def work() -> None:
-            try:
-                box.put(("done", job(order, lambda answer: box.put(("put", answer)), stopped)))
-            except BaseException as failure:
-                box.put(("raised", _portable(failure)))
-
-        thread = threading.Thread(target=work, name="job", daemon=True)
-        thread.start()
         try:
-            kind = ""
-            while kind not in ("done", "raised"):
-                kind, what = box.get()
-                yield kind, what
-        finally:
-            end.set()
-            thread.join()
+            with closing(job(order)) as answers:
+                for answer in answers:
+                    yield "put", answer
+        except Exception as failure:
+            yield "raised", _portable(failure)
+        else:
+            yield "done", None
 
     return events
 
@@ -107,19 +88,14 @@ def streamed(job: Job) -> Callable[[Order], Iterator[Event]]:
 def followed(events: Callable[[Order], Iterator[Event]]) -> Job:
     """The job again, from the generator function of its events."""
 
-    def job(order: Order, put: Callable[[Answer], None], stopped: Callable[[], bool]) -> Answer:
-        from aig.sampling import Stopped
-
+    def job(order: Order) -> Iterator[Answer]:
         with closing(events(order)) as stream:
             for kind, what in stream:
                 if kind == "done":
-                    return what
+                    return
                 if kind == "raised":
                     raise what
-                if stopped():
-                    raise Stopped
-                if kind == "put":
-                    put(what)
+                yield what
         raise RuntimeError("the process with the GPU ended without an answer")
 
     return job

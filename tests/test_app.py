@@ -100,7 +100,7 @@ def test_schedules_lists_every_preset_with_its_shares(app):
     answer = app[1].predict(steps=7, closed=True, api_name="/schedules")
     assert list(answer["presets"]) == list(schedules.PRESETS)
     for name, shares in answer["presets"].items():
-        assert shares == pytest.approx(schedules.weights(schedules.parse(name), 7, closed=True))
+        assert shares == pytest.approx(schedules.shares(name, 7, closed=True))
 
 
 @pytest.mark.parametrize("schedule", [*schedules.PRESETS, "constant_1.5", *DRAWN])

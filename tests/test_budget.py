@@ -6,8 +6,9 @@ import pytest
 import torch
 
 from aig.budget import RESERVE, Budget, denoiser_inputs, measured, most
-from aig.sampling import Column, sample
+from aig.sampling import Trajectory
 from tests import families
+from tests.sampled import result
 
 GB = 1e9
 
@@ -53,7 +54,7 @@ def test_a_run_on_a_gpu_stays_within_the_budget():
     assert 1 <= budget.rows < 1000
     torch.cuda.reset_peak_memory_stats()
     before = torch.cuda.memory_allocated()
-    columns = [Column(name="base", weights=(0.0,) * 2)]
+    columns = [Trajectory(name="base", shares=(0.0,) * 2)]
     call = {"prompt": "a", "seeds": range(32), "steps": 2, "guidance": 3.0, "size": 128}
-    sample(pipe, columns, tuned=pipe.unet, budget=budget, **call)
+    result(pipe, columns, tuned=pipe.unet, budget=budget, **call)
     assert torch.cuda.max_memory_allocated() - before < free

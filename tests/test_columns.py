@@ -10,13 +10,12 @@ import pytest
 import torch
 from diffusers import DDIMScheduler, DDPMScheduler
 
-from aig import adapters, cads, columns
+from aig import adapters, cads, columns, schedules
 from aig.controlled import generator
 from aig.engine import Engine
+from aig.frames import initial_latents
 from aig.plan import Plan
 from aig.request import Request
-from aig.sampling import initial_latents
-from aig.schedules import parse, weights
 from tests.serving import TINY, tiny_model
 
 RUN = Request(prompt="a b", images=2, steps=6, guidance=3.0, schedule="power_2")
@@ -215,12 +214,12 @@ def test_kl_is_the_lora_of_that_coefficient(run, lora_pipe):
 
 @pytest.mark.parametrize("scale", [1.0, 0.5])
 def test_scheduled_lora_is_the_stock_adapter_weight_set_at_every_step(run, lora_pipe, scale):
-    shares = weights(parse("power_2"), RUN.steps)
+    shares = schedules.shares("power_2", RUN.steps)
     same(added(run, "scheduled:power_2", lora_scale=scale), stock(lora_pipe, [scale * g for g in shares]))
 
 
 def test_a_second_schedule_and_a_constant_mix_are_mixes_of_two_models(run, model):
-    for text, g in (("aig:linear", weights(parse("linear"), RUN.steps)), ("constant:1.5", (1.5,) * RUN.steps)):
+    for text, g in (("aig:linear", schedules.shares("linear", RUN.steps)), ("constant:1.5", (1.5,) * RUN.steps)):
 
         def predict(i, x, t, c, empty, seed, g=g):
             base, tuned = guided(model.pipe.unet, x, t, c, empty), guided(model.twin("preference", 0.0, 1.0), x, t, c, empty)

@@ -14,10 +14,12 @@ import pytest
 import torch
 from diffusers import DDIMScheduler
 
-from aig.engine import Busy, Engine, RunFailed
+from aig.comparison import Update
+from aig.engine import PAUSE, Busy, Engine, RunFailed
 from aig.models import Offer
+from aig.plan import Plan
 from aig.request import Request
-from tests.serving import finder, plain_model, slowed, tiny_model
+from tests.serving import TINY, finder, plain_model, slowed, tiny_model
 
 SMALL = Request(prompt="a b", images=2, steps=4)
 
@@ -321,3 +323,67 @@ def test_a_slow_reader_does_not_hold_the_model(engine):
     assert last(engine.stream(SMALL)).state == "done"  # though nobody has read the first one
     assert last(slow).state == "done"
     assert threading.active_count() < 50
+
+
+# --- jobs ---
+
+
+@dataclasses.dataclass
+class Units:
+    """A long job that notes when it works."""
+
+    name: str
+    notes: list
+    units: int = 3
+    model: str = ""
+    tuning: str = "preference"
+
+    def update(self, state, **found):
+        return Update(state=state, plan=Plan.of(SMALL, TINY), **found)
+
+    def run(self, model):
+        for i in range(self.units):
+            self.notes.append(f"{self.name}{i}")
+            yield self.update("running")
+            time.sleep(0.05)
+            yield PAUSE
+        yield self.update("done")
+
+
+def test_a_long_job_gives_way_between_its_units_and_goes_on(engine):
+    notes = []
+    stream = engine.submit(Units("a", notes), "one")
+    assert next(stream).state in ("waiting", "running")
+    while not notes:
+        time.sleep(0.01)
+    others = [engine.submit(Units(name, notes, units=1), name) for name in "bc"]
+    for other in others:
+        assert last(other).state == "done"
+    assert last(stream).state == "done" and notes == ["a0", "b0", "c0", "a1", "a2"]
+
+
+def test_turns_are_shared_between_users_and_not_between_jobs(engine):
+    notes = []
+    first = engine.submit(Units("a", notes, units=2), "busy")
+    while not notes:
+        time.sleep(0.01)
+    streams = [engine.submit(Units(name, notes, units=1), user) for name, user in (("b", "busy"), ("c", "busy"), ("d", "other"))]
+    for stream in (*streams, first):
+        assert last(stream).state == "done"
+    assert notes == ["a0", "d0", "b0", "c0", "a1"]
+
+
+def test_a_long_job_begins_again_when_its_model_was_freed_meanwhile(engine):
+    notes = []
+    stream = engine.submit(Units("a", notes, units=2))
+    while not notes:
+        time.sleep(0.01)
+    assert last(engine.submit(Units("b", notes, units=1, model="plain", tuning="dpo"))).state == "done"
+    assert last(stream).state == "done" and notes == ["a0", "b0", "a0", "a1"]
+
+
+def test_a_paused_job_can_be_stopped(engine):
+    notes = []
+    stream, reference = engine.submit(Units("a", notes)), last(engine.stream(SMALL)).images
+    stream.close()
+    assert (last(engine.stream(SMALL)).images == reference).all() and "a2" not in notes

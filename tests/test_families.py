@@ -2,10 +2,10 @@
 
 from __future__ import annotations
 
+import dataclasses
 import inspect
 from contextlib import contextmanager
 from functools import cache
-from itertools import count
 
 import pytest
 import torch
@@ -13,12 +13,15 @@ from diffusers import DiffusionPipeline, FlowMatchEulerDiscreteScheduler, LCMSch
 from torch import Tensor, nn
 
 from aig import families as facts
-from aig.controlled import best_of
+from aig import schedules
+from aig.controlled import Code
+from aig.frames import clean_latents, decode, initial_latents, watched
 from aig.guidance import annealed
-from aig.sampling import Column, Stopped, clean_latents, decode, initial_latents, sample, watched
-from aig.schedules import parse, weights
+from aig.sampling import Trajectory
 from tests import families
 from tests.families import FAMILIES
+from tests.sampled import frames as sampled
+from tests.sampled import result
 
 PROMPT, STEPS, SCALE = "a cat", 3, 3.0
 OFFICIAL = ("base", "draft", "linear", "power_2", "power_4", "step_0.6")
@@ -86,11 +89,11 @@ def case(tmp_path_factory):
 
 def table(*names: str, steps: int = STEPS) -> list[tuple[float, ...]]:
     """(T, B) shares of B schedules."""
-    return list(zip(*(weights(parse(name), steps) for name in names)))
+    return list(zip(*(schedules.shares(name, steps) for name in names)))
 
 
-def columns(*names: str, steps: int = STEPS, **options) -> list[Column]:
-    return [Column(name=name, weights=weights(parse(name), steps, **options)) for name in names]
+def columns(*names: str, steps: int = STEPS, **options) -> list[Trajectory]:
+    return [Trajectory(name=name, shares=schedules.shares(name, steps, **options)) for name in names]
 
 
 def calls(pipe: DiffusionPipeline) -> tuple[list[int], object]:
@@ -103,12 +106,6 @@ def calls(pipe: DiffusionPipeline) -> tuple[list[int], object]:
 def branches(pipe: DiffusionPipeline, guidance: float) -> int:
     """Model rows of an image at each evaluation: 2 with classifier-free guidance."""
     return 2 if guidance > 1 and type(pipe).__name__ not in facts.DISTILLED else 1
-
-
-def asked_more_than(times: int):
-    """A stop function that says yes when it has been asked so often."""
-    asked = count(1)
-    return lambda: next(asked) > times
 
 
 # --- the method ---
@@ -142,7 +139,7 @@ def test_official_schedules_in_one_batch_equal_two_models_one_by_one(case, name,
         times = branches(ours, scale)
         assert ledger.rows == {"base": times * (1 + 1 + 4), "tuned": times * (1 + 2 + 5)}
         for image, schedule in list(zip(together, OFFICIAL))[0 if scale > 1 else 3 :]:
-            g = weights(parse(schedule), STEPS)
+            g = schedules.shares(schedule, STEPS)
             expected = case.naive(model or families.denoiser(case.lora_pipe), g, 7, guidance_scale=scale)[0]
             torch.testing.assert_close(image, expected, **CLOSE)
         assert min((a - b).abs().max() for i, a in enumerate(together) for b in together[:i]) > 1e-4
@@ -228,7 +225,7 @@ def test_weights_for_another_number_of_images_are_refused(case, name):
 @every
 def test_columns_are_the_stock_pipelines_images(case, name):
     case = case(name)
-    frame = sample(case.lora_pipe, columns("base", "draft"), **CALL)
+    frame = result(case.lora_pipe, columns("base", "draft"), **CALL)
     size = families.size(name)
     assert frame.images.shape == (2, 2, 3, size, size) and frame.rows == 4 * branches(case.pipe, SCALE) * STEPS
     options = {}
@@ -241,20 +238,22 @@ def test_columns_are_the_stock_pipelines_images(case, name):
 
 @every
 def test_previews_approach_the_result_and_stopping_ends_within_a_step(case, name):
-    case, frames = case(name), []
+    case = case(name)
     call = CALL | {"tuned": case.twin}
-    final = sample(case.pipe, columns("linear"), on_frame=frames.append, preview_share=float("inf"), **call)
-    assert [frame.step for frame in frames] == [1, 2]
-    assert all(frame.images.shape == final.images.shape for frame in frames)
-    assert (frames[1].images - final.images).abs().mean() > 0
+    shown = [(frame.step, frame.images) for frame in sampled(case.pipe, columns("linear"), **call)]
+    assert [step for step, _ in shown] == [1, 2, 3]
+    assert all(images.shape == shown[-1][1].shape for _, images in shown)
+    assert (shown[1][1] - shown[2][1]).abs().mean() > 0
     for evaluations in (0, 1, 2):
         seen, handle = calls(case.pipe)
-        with pytest.raises(Stopped):
-            sample(case.pipe, columns("base"), stop=asked_more_than(evaluations), **call)
+        run = sampled(case.pipe, columns("base"), **call)
+        for _ in range(evaluations):
+            next(run)
+        run.close()
         handle.remove()
         assert len(seen) == evaluations
     assert "forward" not in vars(families.denoiser(case.pipe)) and "step" not in vars(case.pipe.scheduler)
-    assert torch.equal(sample(case.pipe, columns("linear"), **call).images, final.images)
+    assert torch.equal(result(case.pipe, columns("linear"), **call).images, shown[-1][1])
 
 
 @every
@@ -281,8 +280,8 @@ def test_an_image_belongs_to_its_seed(case, name, drawn):
     if drawn:
         case.pipe.scheduler = facts.stochastic(stock)
     try:
-        grid = sample(case.pipe, columns("power_2", "base"), **call | {"seeds": [4, 5, 6]}).images
-        alone = sample(case.pipe, columns("power_2"), **call | {"seeds": [6]}).images
+        grid = result(case.pipe, columns("power_2", "base"), **call | {"seeds": [4, 5, 6]}).images
+        alone = result(case.pipe, columns("power_2"), **call | {"seeds": [6]}).images
     finally:
         case.pipe.scheduler = stock
     torch.testing.assert_close(grid[0, 2], alone[0, 0], atol=1e-3, rtol=0)
@@ -292,9 +291,9 @@ def test_an_image_belongs_to_its_seed(case, name, drawn):
 @every
 def test_noise_on_the_prompt_changes_its_own_column(case, name):
     case = case(name)
-    plain, noisy = columns("draft")[0], Column(name="CADS", weights=(1.0,) * STEPS, noise=1.0)
-    alone = sample(case.pipe, [plain], tuned=case.twin, **CALL).images
-    both = sample(case.pipe, [plain, noisy], tuned=case.twin, **CALL).images
+    plain, noisy = columns("draft")[0], Trajectory(name="CADS", shares=(1.0,) * STEPS, noise=1.0)
+    alone = result(case.pipe, [plain], tuned=case.twin, **CALL).images
+    both = result(case.pipe, [plain, noisy], tuned=case.twin, **CALL).images
     torch.testing.assert_close(both[0], alone[0], atol=1e-3, rtol=0)
     assert (both[1] - both[0]).abs().max() > 1e-3
 
@@ -305,20 +304,21 @@ def bright(images: Tensor, prompts: list[str]) -> Tensor:
 
 @every
 def test_best_of_takes_the_brighter_and_leaves_the_pipeline(case, name):
-    case, call = case(name), CALL | {"steps": 5, "candidates": 3}
-    scheduler, frames = case.pipe.scheduler, []
-    show = {"on_frame": frames.append, "preview_share": float("inf")}
-    frame = best_of(case.pipe, reward=bright, tuned=case.twin, **show, **call)
-    dark = best_of(case.pipe, reward=lambda images, prompts: -bright(images, prompts), tuned=case.twin, **call)
-    assert frame.rows == 2 * 3 * 5 * branches(case.pipe, SCALE) and [f.step for f in frames] == [1, 2, 3, 4]
+    case, call = case(name), CALL | {"steps": 5}
+    scheduler = case.pipe.scheduler
+    code = Code(candidates=3, reward=bright, tuned=case.twin)
+    *way, frame = sampled(case.pipe, [code], **call)
+    dark = result(case.pipe, [dataclasses.replace(code, reward=lambda images, prompts: -bright(images, prompts))], **call)
+    assert frame.rows == 2 * 3 * 5 * branches(case.pipe, SCALE) and [f.step for f in way] == [1, 2, 3, 4]
     assert bright(frame.images[0], []).min() > bright(dark.images[0], []).min()
     assert (bright(frame.images[0], []) > bright(dark.images[0], [])).all()
-    again = best_of(case.pipe, reward=bright, tuned=case.twin, **call | {"seeds": [2]})
+    again = result(case.pipe, [code], **call | {"seeds": [2]})
     torch.testing.assert_close(again.images[0, 0], frame.images[0, 1], atol=1e-3, rtol=0)
     assert case.pipe.scheduler is scheduler
     seen, handle = calls(case.pipe)
-    with pytest.raises(Stopped):
-        best_of(case.pipe, reward=bright, tuned=case.twin, stop=asked_more_than(1), **call)
+    run = sampled(case.pipe, [code], **call)
+    next(run)
+    run.close()
     handle.remove()
     assert len(seen) == 1 and case.pipe.scheduler is scheduler
 
@@ -327,20 +327,20 @@ def test_best_of_takes_the_brighter_and_leaves_the_pipeline(case, name):
 
 
 def test_one_closed_step_of_schnell_is_the_tuned_model_alone(case):
-    case, shares = case("flux-schnell"), weights(parse("power_2"), 1, closed=True)
+    case, shares = case("flux-schnell"), schedules.shares("power_2", 1, closed=True)
     assert shares == (1.0,)
     with annealed(case.pipe, shares, case.twin) as ledger:
         one = case.run(case.pipe, 1, num_inference_steps=1)
     with case.using(case.twin) as pipe:
         assert torch.equal(one, case.run(pipe, 1, num_inference_steps=1))
     assert ledger.rows == {"base": 0, "tuned": 1}
-    assert sample(case.pipe, columns("power_2", steps=1, closed=True), tuned=case.twin, **CALL | {"steps": 1}).rows == 2
+    assert result(case.pipe, columns("power_2", steps=1, closed=True), tuned=case.twin, **CALL | {"steps": 1}).rows == 2
 
 
 @pytest.mark.parametrize("name", ["flux-schnell", "sd"])
 def test_four_closed_steps_end_with_the_tuned_model(case, name):
     """FLUX.1-schnell, and a latent consistency model, whose sampler draws noise at every step."""
-    case, shares = case(name), weights(parse("power_2"), 4, closed=True)
+    case, shares = case(name), schedules.shares("power_2", 4, closed=True)
     assert shares[0] == 0 and shares[-1] == 1 and case.pipe.scheduler is not None
     stock = case.pipe.scheduler
     try:
@@ -350,7 +350,7 @@ def test_four_closed_steps_end_with_the_tuned_model(case, name):
         expected = case.naive(case.twin, shares, 1, 2, **call)
         with annealed(case.pipe, shares, case.twin) as ledger:
             torch.testing.assert_close(case.run(case.pipe, 1, 2, **call), expected, **CLOSE)
-        ours = sample(
+        ours = result(
             case.pipe, columns("power_2", steps=4, closed=True), tuned=case.twin, **CALL | {"steps": 4, "guidance": 1.0}
         )
     finally:
@@ -376,7 +376,7 @@ def test_the_size_is_the_model_s_own_unless_told(case, name):
 @pytest.mark.parametrize("name", ["sd", "flux", "sana"])
 def test_another_size(case, name):
     case, size = case(name), 2 * families.size(name)
-    frame = sample(case.pipe, columns("draft"), tuned=case.twin, size=size, **CALL)
+    frame = result(case.pipe, columns("draft"), tuned=case.twin, size=size, **CALL)
     assert frame.images.shape == (1, 2, 3, size, size)
 
 
@@ -407,7 +407,7 @@ def test_bfloat16_runs_end_as_the_tuned_model_does(case, name):
     pipe, twin = families.build(name).to(torch.bfloat16), families.tuned(case(name).pipe).to(torch.bfloat16)
     pipe.set_progress_bar_config(disable=True)
     call = CALL | {"steps": 20, "seeds": [1]}
-    frame = sample(pipe, columns("linear", "draft", steps=20), tuned=twin, **call)
+    frame = result(pipe, columns("linear", "draft", steps=20), tuned=twin, **call)
     assert torch.isfinite(frame.images).all() and (frame.images[0] - frame.images[1]).abs().max() > 1e-3
 
 

@@ -15,9 +15,8 @@ from diffusers import (
 )
 from torch import Tensor, nn
 
-from aig import adapters
+from aig import adapters, schedules
 from aig.guidance import annealed, mix
-from aig.schedules import parse, weights
 
 PROMPT, STEPS, SCALE = "a cat", 5, 3.0
 OFFICIAL = ("base", "draft", "linear", "power_2", "power_4", "step_0.6")
@@ -93,7 +92,7 @@ def test_end_points_are_the_images_too(pipe, twin) -> None:
 
 @pytest.mark.parametrize("name", OFFICIAL)
 def test_official_schedules_equal_a_naive_loop(pipe, lora_pipe, twin, name: str) -> None:
-    g = weights(parse(name), STEPS)
+    g = schedules.shares(name, STEPS)
     expected = naive(pipe, twin, g, 1)
     with annealed(pipe, g, twin):
         torch.testing.assert_close(run(pipe, 1), expected, atol=1e-4, rtol=1e-4)
@@ -104,7 +103,7 @@ def test_official_schedules_equal_a_naive_loop(pipe, lora_pipe, twin, name: str)
 def test_schedules_all_differ(pipe, twin) -> None:
     results = []
     for name in (*OFFICIAL, "sigmoid_12_0.5", "cosine", "constant_0.5", "constant_1.5"):
-        with annealed(pipe, weights(parse(name), STEPS), twin):
+        with annealed(pipe, schedules.shares(name, STEPS), twin):
             results.append(run(pipe, 1))
     assert min((a - b).abs().max() for i, a in enumerate(results) for b in results[:i]) > 1e-3
 
@@ -151,11 +150,11 @@ def test_mix_selects_at_the_ends_and_interpolates_between() -> None:
 @pytest.mark.parametrize("scale", [1.0, SCALE])
 def test_weights_of_each_image_equal_runs_one_by_one(pipe, twin, scale: float) -> None:
     names, seeds = ("base", "power_2", "step_0.6", "constant_1.5", "draft"), (1, 2, 1, 3, 3)
-    table = torch.tensor([weights(parse(name), STEPS) for name in names], dtype=torch.float64).T  # (T, B)
+    table = torch.tensor([schedules.shares(name, STEPS) for name in names], dtype=torch.float64).T  # (T, B)
     with annealed(pipe, table, twin):
         together = run(pipe, *seeds, scale=scale)
     for image, name, seed in zip(together, names, seeds):
-        with annealed(pipe, weights(parse(name), STEPS), twin):
+        with annealed(pipe, schedules.shares(name, STEPS), twin):
             torch.testing.assert_close(run(pipe, seed, scale=scale)[0], image, atol=1e-4, rtol=1e-4)
 
 
@@ -345,3 +344,23 @@ def test_tables_that_do_not_fit_the_weights_are_refused(pipe, twin, misfit) -> N
 def test_a_tuned_model_is_needed(pipe) -> None:
     with pytest.raises(ValueError, match="no LoRA is loaded"), annealed(pipe, [0.5] * STEPS):
         pass
+
+
+def test_both_predictions_can_be_looked_at_before_they_are_mixed(pipe, twin) -> None:
+    seen = []
+    with annealed(pipe, (0.0, 0.3, 1.0), twin, look=lambda *told: seen.append(told)):
+        looked = run(pipe, 1, 2, steps=3)
+    with annealed(pipe, (0.0, 0.3, 1.0), twin):
+        assert torch.equal(run(pipe, 1, 2, steps=3), looked)
+    assert [(step, base is None, tuned is None) for step, base, tuned in seen] == [(0, False, True), (1, False, False), (2, True, False)]
+    _, base, tuned = seen[1]
+    assert base.shape == tuned.shape == (4, 4, 8, 8) and not torch.isnan(base).any() and (base - tuned).abs().max() > 1e-3
+
+
+def test_rows_that_nobody_asked_for_are_not_looked_at(pipe, twin) -> None:
+    seen = []
+    with annealed(pipe, [(0.0, 1.0)], twin, look=lambda *told: seen.append(told)):
+        run(pipe, 1, 2, steps=1)
+    ((_, base, tuned),) = seen
+    assert [bool(torch.isnan(row).all()) for row in base] == [False, True] * 2
+    assert [bool(torch.isnan(row).all()) for row in tuned] == [True, False] * 2

@@ -9,7 +9,8 @@ import torch
 from diffusers import StableDiffusionPipeline
 
 from aig import models
-from aig.sampling import Column, sample
+from aig.sampling import Trajectory
+from tests.sampled import result
 
 FOLDER = models.ASSETS / "portraits"
 
@@ -85,17 +86,17 @@ def test_the_fused_twin_draws_what_the_stock_lora_draws(portraits):
     stock.set_progress_bar_config(disable=True)
     stock.load_lora_weights(FOLDER / "loras", weight_name="preference-kl-0.safetensors")
     settings = {"prompt": "a person with glasses", "seeds": [1, 2], "steps": 4, "guidance": 3.0}
-    tuned = [Column(name="tuned", weights=(1.0,) * 4)]
-    theirs = sample(stock, tuned, **settings).images
-    ours = sample(portraits.pipe, tuned, **settings, tuned=portraits.twin("preference", 0.0, 1.0)).images
+    tuned = [Trajectory(name="tuned", shares=(1.0,) * 4)]
+    theirs = result(stock, tuned, **settings).images
+    ours = result(portraits.pipe, tuned, **settings, tuned=portraits.twin("preference", 0.0, 1.0)).images
     torch.testing.assert_close(ours, theirs, atol=2e-3, rtol=0)
 
 
 def test_the_same_seed_is_the_same_picture_in_grids_of_1_4_and_16(portraits):
-    column = [Column(name="AIG", weights=(0.0, 0.1, 0.5, 1.0))]
+    column = [Trajectory(name="AIG", shares=(0.0, 0.1, 0.5, 1.0))]
 
     def first(n: int):
-        frame = sample(
+        frame = result(
             portraits.pipe,
             column,
             prompt="a robot",

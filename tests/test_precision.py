@@ -7,13 +7,14 @@ import copy
 import pytest
 import torch
 
-from aig import precision
+from aig import precision, schedules
 from aig.adapters import blend, fused
+from aig.frames import initial_latents
 from aig.guidance import annealed
 from aig.packed import multiply_in, packed
 from aig.precision import CHOICES, choose
-from aig.sampling import Column, initial_latents, sample
-from aig.schedules import parse, weights
+from aig.sampling import Trajectory
+from tests.sampled import result
 
 CALL = {"prompt": "a cat", "seeds": [3, 5], "steps": 6, "guidance": 3.0}
 ERROR = {"float32": 2e-3, "bfloat16": 0.15}  # of a picture, by another order of summation
@@ -32,8 +33,8 @@ def prepared(pipe, lora_file, name):
     return pipe, fused(pipe.unet, lora_file)
 
 
-def column(schedule: str) -> Column:
-    return Column(name=schedule, weights=weights(parse(schedule), CALL["steps"]))
+def column(schedule: str) -> Trajectory:
+    return Trajectory(name=schedule, shares=schedules.shares(schedule, CALL["steps"]))
 
 
 def stock(pipe, denoiser) -> torch.Tensor:
@@ -50,8 +51,8 @@ def stock(pipe, denoiser) -> torch.Tensor:
 
 def test_ends_are_the_stock_pipelines_alone_and_beside_other_columns(prepared, name):
     pipe, twin = prepared
-    alone = [sample(pipe, [column(schedule)], tuned=twin, **CALL).images[0] for schedule in ("base", "draft")]
-    beside = sample(pipe, [column(schedule) for schedule in ("base", "power_2", "draft")], tuned=twin, **CALL).images
+    alone = [result(pipe, [column(schedule)], tuned=twin, **CALL).images[0] for schedule in ("base", "draft")]
+    beside = result(pipe, [column(schedule) for schedule in ("base", "power_2", "draft")], tuned=twin, **CALL).images
     for one, both, denoiser in zip(alone, beside[::2], (pipe.unet, twin)):
         torch.testing.assert_close(one, stock(pipe, denoiser), atol=1e-5, rtol=0)
         torch.testing.assert_close(both, one, atol=ERROR[name], rtol=0)
@@ -60,7 +61,7 @@ def test_ends_are_the_stock_pipelines_alone_and_beside_other_columns(prepared, n
 
 def test_the_mix_is_the_naive_one(prepared, name):
     pipe, twin = prepared
-    shares = column("power_2").weights
+    shares = column("power_2").shares
     left, base = iter(shares), pipe.unet.forward
 
     def naive(*args, **kwargs):
@@ -69,7 +70,7 @@ def test_the_mix_is_the_naive_one(prepared, name):
     pipe.unet.forward = naive
     expected = stock(pipe, pipe.unet)
     del pipe.unet.forward
-    ours = sample(pipe, [column("power_2")], tuned=twin, **CALL).images[0]
+    ours = result(pipe, [column("power_2")], tuned=twin, **CALL).images[0]
     torch.testing.assert_close(ours, expected, atol=1e-5 if name == "float32" else 0.01, rtol=0)
 
 

@@ -1,5 +1,8 @@
 from __future__ import annotations
 
+import gc
+import threading
+
 import pytest
 import torch
 from diffusers import (
@@ -11,16 +14,18 @@ from diffusers import (
     HeunDiscreteScheduler,
 )
 
-from aig import adapters
-from aig.sampling import Column, Frame, Stopped, clean_latents, initial_latents, sample
-from aig.schedules import parse, weights
+from aig import adapters, schedules
+from aig.frames import Frame, clean_latents, initial_latents
+from aig.sampling import Trajectory
+from tests.sampled import frames as sampled
+from tests.sampled import result
 
 PROMPT, STEPS, SCALE = "a cat", 4, 3.0
 CALL = {"prompt": PROMPT, "steps": STEPS, "guidance": SCALE}
 
 
-def columns(*names: str, steps: int = STEPS) -> list[Column]:
-    return [Column(name=name, weights=weights(parse(name), steps)) for name in names]
+def columns(*names: str, steps: int = STEPS) -> list[Trajectory]:
+    return [Trajectory(name=name, shares=schedules.shares(name, steps)) for name in names]
 
 
 @pytest.fixture
@@ -29,8 +34,8 @@ def twin(pipe, lora_file) -> torch.nn.Module:
 
 
 def test_end_columns_equal_stock_calls(pipe, lora_pipe) -> None:
-    frame = sample(lora_pipe, columns("base", "draft"), seeds=[3, 5], **CALL)
-    assert isinstance(frame, Frame) and frame.final and (frame.step, frame.steps) == (STEPS, STEPS)
+    frame = result(lora_pipe, columns("base", "draft"), seeds=[3, 5], **CALL)
+    assert isinstance(frame, Frame) and (frame.step, frame.steps) == (STEPS, STEPS)
     assert frame.images.shape == (2, 2, 3, 16, 16) and frame.images.dtype == torch.float32 and frame.seconds > 0
     for stock, images in zip((pipe, lora_pipe), frame.images):
         expected = stock(
@@ -48,11 +53,11 @@ def test_end_columns_equal_stock_calls(pipe, lora_pipe) -> None:
 @pytest.mark.parametrize("scheduler", [DPMSolverMultistepScheduler, DDPMScheduler])
 def test_an_image_belongs_to_its_seed_in_grids_of_1_4_and_16(pipe, twin, scheduler: type) -> None:
     pipe.scheduler = scheduler.from_config(pipe.scheduler.config)
-    call = {**CALL, "columns": columns("power_2"), "tuned": twin}
-    grids = {size: sample(pipe, seeds=range(7, 7 + size), **call).images[0] for size in (1, 4, 16)}
+    call = {**CALL, "samplers": columns("power_2"), "tuned": twin}
+    grids = {size: result(pipe, seeds=range(7, 7 + size), **call).images[0] for size in (1, 4, 16)}
     assert (grids[4][0] - grids[1][0]).abs().max() < 1e-3
     assert (grids[16][:4] - grids[4]).abs().max() < 1e-3
-    alone = sample(pipe, seeds=[7 + 15], **call).images[0]
+    alone = result(pipe, seeds=[7 + 15], **call).images[0]
     assert (grids[16][15] - alone[0]).abs().max() < 1e-3
     assert (grids[16][0] - grids[16][1]).abs().max() > 0.01
 
@@ -63,8 +68,8 @@ def test_columns_together_equal_columns_one_by_one(pipe, twin, scheduler: type, 
     pipe.scheduler = scheduler.from_config(pipe.scheduler.config)
     call = {**CALL, "guidance": scale, "seeds": [1, 2], "tuned": twin}
     several = columns("base", "linear", "power_4", "step_0.6", "constant_1.5", "draft")
-    together = sample(pipe, several, **call).images
-    alone = torch.cat([sample(pipe, [column], **call).images for column in several])
+    together = result(pipe, several, **call).images
+    alone = torch.cat([result(pipe, [column], **call).images for column in several])
     assert (together - alone).abs().max() < 1e-3
     assert min((a - b).abs().max() for i, a in enumerate(alone) for b in alone[:i]) > 1e-3
 
@@ -75,10 +80,10 @@ def test_rows_are_counted_by_hand(pipe, twin) -> None:
     base:  step 1 (base, step) | 2 (base, step) | 3 (base) | 4 (base)               -> 4 evaluations
     tuned: step 1 (draft)      | 2 (draft)      | 3 (step), (draft) | 4 (same)      -> 6 evaluations
     """
-    frame = sample(pipe, columns("base", "step_0.5", "draft"), seeds=[1, 2], tuned=twin, **CALL)
+    frame = result(pipe, columns("base", "step_0.5", "draft"), seeds=[1, 2], tuned=twin, **CALL)
     assert frame.rows == 4 * (4 + 6)
-    assert sample(pipe, columns("base", "base"), seeds=[1, 1, 1], tuned=twin, **CALL).rows == 2 * STEPS
-    assert sample(pipe, columns("constant_0.5"), seeds=[1, 2], tuned=twin, **CALL).rows == 2 * 4 * STEPS
+    assert result(pipe, columns("base", "base"), seeds=[1, 1, 1], tuned=twin, **CALL).rows == 2 * STEPS
+    assert result(pipe, columns("constant_0.5"), seeds=[1, 2], tuned=twin, **CALL).rows == 2 * 4 * STEPS
 
 
 def test_initial_latents_belong_to_seeds(pipe) -> None:
@@ -98,61 +103,47 @@ def test_sampler_noise_is_not_the_initial_noise(pipe, twin) -> None:
         return step(model_output, timestep, sample, generator=generator, return_dict=return_dict)
 
     pipe.scheduler.step = watched
-    sample(pipe, columns("base", "draft"), seeds=[4], tuned=twin, **CALL)
+    result(pipe, columns("base", "draft"), seeds=[4], tuned=twin, **CALL)
     assert pipe.scheduler.step is watched
     used = torch.Generator().manual_seed(4)
     torch.randn(1, 4, 8, 8, generator=used)
     assert all(torch.equal(state, used.get_state()) for state in seen[0])
 
 
-def test_previews_show_every_step_when_time_is_no_matter(pipe, twin) -> None:
-    frames: list[Frame] = []
+def test_there_is_a_frame_after_every_step(pipe, twin) -> None:
     call = {**CALL, "seeds": [1, 2], "tuned": twin}
-    final = sample(pipe, columns("base", "linear"), on_frame=frames.append, preview_share=float("inf"), **call)
-    assert [frame.step for frame in frames] == [1, 2, 3] and not any(frame.final for frame in frames)
+    *frames, final = [frame for frame in sampled(pipe, columns("base", "linear"), **call) if frame.images is not None]
+    assert [frame.step for frame in frames] == [1, 2, 3]
     assert all(frame.images.shape == final.images.shape for frame in frames)
     assert torch.equal(frames[0].images[0], frames[0].images[1])  # linear starts at 0, as base does
     assert [frame.rows for frame in frames] + [final.rows] == [4, 12, 24, 36]
     errors = [(frame.images - final.images).abs().mean() for frame in frames]
     assert errors[0] > errors[-1] > 0
     assert [frame.seconds for frame in frames] == sorted(frame.seconds for frame in frames)
-    assert torch.equal(final.images, sample(pipe, columns("base", "linear"), **call).images)
-
-
-def test_previews_keep_to_their_budget(pipe, twin) -> None:
-    frames: list[Frame] = []
-    sample(pipe, columns("linear"), seeds=[1], tuned=twin, on_frame=frames.append, preview_share=0.0, **CALL)
-    assert [frame.step for frame in frames] == [1]
+    assert torch.equal(final.images, result(pipe, columns("base", "linear"), **call).images)  # whether one looks or not
 
 
 def test_images_that_are_still_one_are_decoded_once(pipe, twin) -> None:
     decoded: list[int] = []
     pipe.vae.decoder.register_forward_hook(lambda module, inputs, output: decoded.append(len(output)))
-    call = {**CALL, "seeds": [1, 2], "tuned": twin, "on_frame": lambda frame: None, "preview_share": float("inf")}
-    sample(pipe, columns("base", "step_0.5"), **call)
+    for frame in sampled(pipe, columns("base", "step_0.5"), seeds=[1, 2], tuned=twin, **CALL):
+        assert frame.images is frame.images  # once, when asked for
     assert decoded == [2, 2, 4, 4]  # they part at the third step
-
-
-def stopping_at(evaluation: int):
-    asked = []
-
-    def stop() -> bool:
-        asked.append(1)
-        return len(asked) > evaluation
-
-    return stop
 
 
 @pytest.mark.parametrize("evaluation", [0, 1, 2, STEPS])
 def test_stop_ends_within_one_step(lora_pipe, evaluation: int) -> None:
     calls: list[int] = []
     lora_pipe.unet.register_forward_hook(lambda *_: calls.append(1))
-    with pytest.raises(Stopped):
-        sample(lora_pipe, columns("linear"), seeds=[1], stop=stopping_at(evaluation), **CALL)
-    assert len(calls) == evaluation
+    expected, threads = result(lora_pipe, columns("linear"), seeds=[1], **CALL).images, threading.active_count()
+    calls.clear()
+    run = sampled(lora_pipe, columns("linear"), seeds=[1], **CALL)
+    for _ in range(evaluation):
+        next(run)
+    run.close()
+    assert len(calls) == evaluation and threading.active_count() == threads
     assert_restored(lora_pipe)
-    stopped_once = sample(lora_pipe, columns("linear"), seeds=[1], stop=lambda: False, **CALL)
-    assert torch.equal(stopped_once.images, sample(lora_pipe, columns("linear"), seeds=[1], **CALL).images)
+    assert torch.equal(result(lora_pipe, columns("linear"), seeds=[1], **CALL).images, expected)
 
 
 def assert_restored(pipe) -> None:
@@ -163,35 +154,36 @@ def assert_restored(pipe) -> None:
 
 
 def test_everything_is_restored_after_exceptions(lora_pipe) -> None:
-    expected = sample(lora_pipe, columns("linear"), seeds=[1], **CALL).images
+    expected = result(lora_pipe, columns("linear"), seeds=[1], **CALL).images
 
     def broken(*_) -> bool:
         raise ZeroDivisionError
 
-    for trouble in ({"on_frame": broken}, {"stop": broken}):
-        with pytest.raises(ZeroDivisionError):
-            sample(lora_pipe, columns("linear"), seeds=[1], **CALL, **trouble)
-        assert_restored(lora_pipe)
+    with pytest.raises(ZeroDivisionError):
+        for _ in sampled(lora_pipe, columns("linear"), seeds=[1], **CALL):
+            broken()
+    gc.collect()  # whoever drops a generator closes it
+    assert_restored(lora_pipe)
     handle = lora_pipe.unet.mid_block.register_forward_hook(broken)
     with pytest.raises(ZeroDivisionError):
-        sample(lora_pipe, columns("linear"), seeds=[1], **CALL)
+        result(lora_pipe, columns("linear"), seeds=[1], **CALL)
     handle.remove()
     assert_restored(lora_pipe)
-    assert torch.equal(sample(lora_pipe, columns("linear"), seeds=[1], **CALL).images, expected)
+    assert torch.equal(result(lora_pipe, columns("linear"), seeds=[1], **CALL).images, expected)
 
 
 def test_no_progress_bar_and_its_settings_return(pipe, twin, capfd) -> None:
     pipe.set_progress_bar_config(desc="stock")
-    sample(pipe, columns("linear"), seeds=[1], tuned=twin, **CALL)
+    result(pipe, columns("linear"), seeds=[1], tuned=twin, **CALL)
     assert capfd.readouterr().err == "" and pipe._progress_bar_config == {"desc": "stock"}
     del pipe._progress_bar_config
-    sample(pipe, columns("linear"), seeds=[1], tuned=twin, **CALL)
+    result(pipe, columns("linear"), seeds=[1], tuned=twin, **CALL)
     assert capfd.readouterr().err == "" and not hasattr(pipe, "_progress_bar_config")
 
 
 def test_infinite_latents_are_an_error(pipe, twin) -> None:
     with pytest.raises(FloatingPointError, match="not finite"):
-        sample(pipe, columns("linear"), seeds=[1], tuned=twin, **{**CALL, "guidance": 1e39})
+        result(pipe, columns("linear"), seeds=[1], tuned=twin, **{**CALL, "guidance": 1e39})
 
 
 @pytest.mark.parametrize(
@@ -199,12 +191,12 @@ def test_infinite_latents_are_an_error(pipe, twin) -> None:
     [
         ([], [1], STEPS, "at least one column and one seed, not 0 and 1"),
         (["linear"], [], STEPS, "at least one column and one seed, not 1 and 0"),
-        (["base", "linear"], [1], STEPS + 1, "column 'base' has 4 weights for 5 steps"),
+        (["base", "linear"], [1], STEPS + 1, "column 'base' has 4 entries of shares for 5 steps"),
     ],
 )
 def test_what_does_not_fit_is_refused(pipe, twin, names: list[str], seeds: list[int], steps: int, message: str) -> None:
     with pytest.raises(ValueError, match=message):
-        sample(pipe, columns(*names), prompt=PROMPT, seeds=seeds, steps=steps, guidance=SCALE, tuned=twin)
+        result(pipe, columns(*names), prompt=PROMPT, seeds=seeds, steps=steps, guidance=SCALE, tuned=twin)
 
 
 @pytest.mark.parametrize("kind", ["epsilon", "v_prediction", "sample"])

@@ -6,7 +6,8 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from aig.schedules import CHOICES, PRESETS, Schedule, parse, weights
+from aig import schedules
+from aig.schedules import CHOICES, PRESETS, Schedule, parse
 
 numbers = st.floats(0, 1, allow_nan=False)
 names = st.one_of(
@@ -66,7 +67,7 @@ def test_official_schedules_by_their_formulas() -> None:
             "power_4": [(i / steps) ** 4 for i in range(steps)],
             "step_0.6": [1.0 if i / steps >= 0.6 else 0.0 for i in range(steps)],
         }
-        assert {name: list(weights(parse(name), steps)) for name in formulas} == formulas
+        assert {name: list(schedules.shares(name, steps)) for name in formulas} == formulas
 
 
 def test_own_schedules_by_hand() -> None:
@@ -91,18 +92,18 @@ def test_drawn_curve_stays_between_neighbouring_points(ys: list[float], progress
 @pytest.mark.parametrize("name", ["linear", "cosine", "power_0.01", "power_2", "power_4", "step_1", "sigmoid_12_0.5"])
 @pytest.mark.parametrize("steps", [1, 2, 4, 25])
 def test_closed_end_reaches_one(name: str, steps: int) -> None:
-    assert weights(parse(name), steps, closed=True)[-1] == 1.0
+    assert schedules.shares(name, steps, closed=True)[-1] == 1.0
 
 
 @given(st.floats(0.01, 100), st.integers(1, 1000))
 def test_reference_end_of_power_never_reaches_one(power: float, steps: int) -> None:
-    shares = weights(parse(f"power_{power}"), steps)
+    shares = schedules.shares(f"power_{power}", steps)
     assert shares[0] == 0 and max(shares) < 1
 
 
 @given(st.floats(0.01, 50), st.floats(0.01, 50), st.integers(2, 100))
 def test_larger_exponent_means_more_base(p: float, extra: float, steps: int) -> None:
-    small, large = weights(parse(f"power_{p}"), steps), weights(parse(f"power_{p + extra}"), steps)
+    small, large = schedules.shares(f"power_{p}", steps), schedules.shares(f"power_{p + extra}", steps)
     assert sum(large) < sum(small)
     assert all(b <= a for a, b in zip(small, large))
 
@@ -140,4 +141,4 @@ def test_any_text_parses_or_is_refused(text: str) -> None:
 @pytest.mark.parametrize("steps", [0, -1, 1001, 2.0, True, "4", None])
 def test_steps_are_checked(steps: object) -> None:
     with pytest.raises(ValueError, match="steps must be an integer from 1 to 1000"):
-        weights(parse("linear"), steps)
+        schedules.shares("linear", steps)

@@ -7,21 +7,16 @@ import os
 import pickle
 import subprocess
 import sys
-import threading
 
 import pytest
 
-from aig.sampling import Stopped
+from aig.frames import Stopped
 from aig.zerogpu import early, followed, on_gpu, streamed
 
 
-def count(order, put, stopped):
-    """Counts to the order, asking for a stop after every number."""
-    for i in range(order):
-        if stopped():
-            raise Stopped
-        put(i)
-    return "end"
+def count(order):
+    """Counts to the order."""
+    yield from range(order)
 
 
 def test_elsewhere_nothing_changes_and_nothing_is_imported():
@@ -32,22 +27,25 @@ def test_elsewhere_nothing_changes_and_nothing_is_imported():
 
 
 def test_a_job_in_pieces_is_the_job():
-    got = []
-    assert followed(streamed(count))(3, got.append, lambda: False) == "end" and got == [0, 1, 2]
+    assert list(followed(streamed(count))(3)) == [0, 1, 2]
 
 
-def test_a_stop_ends_the_job_at_its_next_question():
-    asked, got, threads = [], [], threading.active_count()
+def test_a_stop_ends_the_job_at_its_next_answer():
+    asked, ended = [], []
 
-    def endless(order, put, stopped):
-        while not stopped():
-            asked.append(1)
-            threading.Event().wait(0.01)
-        raise Stopped
+    def endless(order):
+        try:
+            while True:
+                asked.append(1)
+                yield None
+        finally:
+            ended.append(1)
 
-    with pytest.raises(Stopped):
-        followed(streamed(endless))(None, got.append, lambda: len(asked) >= 3)
-    assert len(asked) <= 5 and threading.active_count() == threads
+    run = followed(streamed(endless))(None)
+    for _ in range(3):
+        next(run)
+    run.close()
+    assert len(asked) == 3 and ended == [1]
 
 
 class Unpicklable(Exception):
@@ -59,26 +57,28 @@ class Unpicklable(Exception):
     "failure", [ValueError("no"), FloatingPointError("the images are not finite"), Stopped(), MemoryError("x")]
 )
 def test_what_the_job_raises_arrives_with_its_traceback(failure):
-    def broken(order, put, stopped):
+    def broken(order):
+        yield 1
         raise failure
 
     with pytest.raises(type(failure)) as raised:
-        followed(streamed(broken))(None, print, lambda: False)
+        list(followed(streamed(broken))(None))
     carried = pickle.loads(pickle.dumps(raised.value))
     assert str(carried) == str(failure) and "in broken" in carried.__notes__[0]
 
 
 def test_an_exception_that_does_not_pickle_becomes_one_that_does():
-    def broken(order, put, stopped):
+    def broken(order):
+        yield 1
         raise Unpicklable("a", "b")
 
     with pytest.raises(RuntimeError, match="Unpicklable: a b"):
-        followed(streamed(broken))(None, print, lambda: False)
+        list(followed(streamed(broken))(None))
 
 
 def test_a_stream_that_breaks_off_is_an_error():
     with pytest.raises(RuntimeError, match="without an answer"):
-        followed(lambda order: (event for event in [("put", 1)]))(None, lambda answer: None, lambda: False)
+        list(followed(lambda order: (event for event in [("put", 1)]))(None))
 
 
 def test_with_the_real_package_jobs_run_in_a_fork_that_holds_the_model(tmp_path):

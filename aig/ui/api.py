@@ -94,7 +94,7 @@ def schedules_api(steps: int = Request.steps, closed: bool = False) -> dict:
     """
     named = {name: schedules.parse(name) for name in schedules.PRESETS}
     try:
-        shares = {name: schedules.weights(named[name], steps, closed=closed is True) for name in named}
+        shares = {name: schedules.shares(named[name], steps, closed=closed is True) for name in named}
     except ValueError as problem:
         raise gr.Error(str(problem), print_exception=False) from problem
     return {"presets": shares, "forms": schedules.CHOICES}

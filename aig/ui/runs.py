@@ -40,7 +40,7 @@ class Runs:
 
     def updates(self, request: Request, session: str) -> Iterator[Update]:
         """The updates of a new run. It ends with the iteration, however that ends, or with ``leave``."""
-        stream = self._engine.stream(request)
+        stream = self._engine.stream(request, session)
         with self._lock:
             self._open[session].add(stream)
         try:

@@ -19,7 +19,7 @@ from peft import LoraConfig
 from peft.utils import get_peft_model_state_dict
 from safetensors.torch import load_file
 
-from aig.sampling import clean_latents
+from aig.frames import clean_latents
 from aig.world import data, preference
 from aig.world.captions import MAX_TOKENS, caption
 from aig.world.portraits import decode

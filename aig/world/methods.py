@@ -13,10 +13,11 @@ import torch
 from safetensors.torch import load_file, save_file
 from torch import Tensor
 
+from aig import schedules
 from aig.adapters import blend, fused
 from aig.budget import Budget
-from aig.sampling import Column, sample
-from aig.schedules import parse, weights
+from aig.frames import Settings
+from aig.sampling import Trajectory, final, sample
 from aig.world import draft, records
 from aig.world.bench import GUIDANCE, STEPS, Bench
 from aig.world.captions import caption, named_attributes
@@ -87,7 +88,7 @@ def compared(bench: Bench, tuning: str) -> list[Method]:
     """All that is compared on a tuned model, the base and the model that was tuned without KL first."""
     end = draft.name_of(tuning, 0.0)
     at = partial(Method, lora=end)
-    shares = lambda name, **how: weights(parse(name), STEPS, **how)  # noqa: E731
+    shares = lambda name, **how: schedules.shares(name, STEPS, **how)  # noqa: E731
     switch = [(0.0,) * k + (1.0,) * (STEPS - k) for k in range(1, STEPS)]
     found = [at(family="base", label="base", shares=shares("base")), at(family="tuned", label="tuned")]
     if tuning in draft.SHIPPED:
@@ -151,13 +152,13 @@ def drawn(bench: Bench, group: Sequence[Method], pictures: Pictures) -> list[Ten
 
 def sampled(bench: Bench, group: Sequence[Method], pictures: Pictures) -> Tensor:
     """Images (methods, P * S, 3, H, W) in [0, 1], sampled side by side: as many as have not parted share what they can."""
-    columns = [Column(name=method.label, weights=method.shares, tuned=denoisers(bench, method)) for method in group]
+    trajectories = [Trajectory(name=method.label, shares=method.shares, tuned=denoisers(bench, method)) for method in group]
     found = []
     for prompt in pictures.prompts:
         for i in range(0, len(pictures.seeds), 8):
             seeds = pictures.seeds[i : i + 8]
-            settings = {"prompt": prompt, "seeds": seeds, "steps": STEPS, "guidance": pictures.guidance, "budget": AT_ONCE}
-            found.append(sample(bench.model.pipe, columns, **settings).images)
+            settings = Settings(prompt=prompt, seeds=seeds, steps=STEPS, guidance=pictures.guidance, budget=AT_ONCE)
+            found.append(final(sample(bench.model.pipe, trajectories, settings)).images)
     return torch.cat(found, 1)
 
 

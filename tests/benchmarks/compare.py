@@ -23,10 +23,9 @@ cores.settle()  # as the app does, before torch is loaded
 import torch  # noqa: E402
 from diffusers import StableDiffusionPipeline  # noqa: E402
 
-from aig import models  # noqa: E402
+from aig import models, schedules  # noqa: E402
 from aig.engine import Engine  # noqa: E402
 from aig.request import Request  # noqa: E402
-from aig.schedules import parse, weights  # noqa: E402
 
 REQUEST = Request(prompt="a person with glasses", images=4, steps=20, guidance=4.0, schedule="power_2")
 
@@ -66,7 +65,7 @@ def rows_alone(model: models.Model, rows: int) -> float:
     unet, steps, images = model.pipe.unet, REQUEST.steps, REQUEST.images
     config = unet.config
     text = torch.randn(1, model.facts.max_words + 2, config.cross_attention_dim)
-    shares = weights(parse(REQUEST.schedule), steps)
+    shares = schedules.shares(REQUEST.schedule, steps)
     start, done = time.perf_counter(), 0
     for i, g in enumerate(shares):
         same = i == 0 or not any(shares[:i])
@@ -90,7 +89,7 @@ def naive(base: StableDiffusionPipeline, tuned: StableDiffusionPipeline) -> floa
     start = time.perf_counter()
     for pipe in (base, tuned):
         pipe(prompts, generator=noise(), **settings)
-    shares = iter(weights(parse(REQUEST.schedule), REQUEST.steps))
+    shares = iter(schedules.shares(REQUEST.schedule, REQUEST.steps))
     plain = base.unet.forward
 
     def mixed(*args, **kwargs):

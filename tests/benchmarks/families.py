@@ -32,11 +32,11 @@ from diffusers import (
 from peft import LoraConfig, inject_adapter_in_model
 from transformers import CLIPTextConfig, CLIPTextModel, CLIPTextModelWithProjection
 
-from aig import adapters
+from aig import adapters, schedules
 from aig.budget import Budget
-from aig.sampling import Column, sample
-from aig.schedules import parse, weights
+from aig.sampling import Trajectory
 from tests import families, tiny
+from tests.sampled import result
 
 PROMPT, SEEDS, SCHEDULES = "a cat", (1, 2, 3, 4), ("base", "draft", "power_2")
 DTYPES = {"float32": torch.float32, "bfloat16": torch.bfloat16, "float16": torch.float16}
@@ -110,15 +110,15 @@ def true_pipeline(model: str) -> DiffusionPipeline:
     )
 
 
-def columns(steps: int) -> list[Column]:
-    return [Column(name=name, weights=weights(parse(name), steps)) for name in SCHEDULES]
+def columns(steps: int) -> list[Trajectory]:
+    return [Trajectory(name=name, shares=schedules.shares(name, steps)) for name in SCHEDULES]
 
 
 @torch.no_grad()
 def naive(pipe: DiffusionPipeline, tuned: torch.nn.Module, setting: Setting) -> None:
     """The columns one after the other; both models at every step of the last."""
     base = pipe.unet.forward
-    shares = cycle(weights(parse(SCHEDULES[-1]), setting.steps))
+    shares = cycle(schedules.shares(SCHEDULES[-1], setting.steps))
 
     def mixed(*args, **kwargs):
         return (torch.lerp(base(*args, **kwargs)[0], tuned(*args, **kwargs)[0], next(shares)),)
@@ -160,7 +160,7 @@ def measure(setting: Setting) -> dict[str, float]:
         if setting.naive:
             naive(pipe, tuned, setting)
         else:
-            sample(
+            result(
                 pipe,
                 columns(setting.steps),
                 prompt=PROMPT,

@@ -308,7 +308,7 @@ def test_a_dot_stands_at_the_share_of_every_real_step(editor, closed):
         " return dots.length === 7 && Math.abs(right.x + right.width / 2 - x) < 0.6; }",
         arg=editor.at(last, 0)[0],
     )
-    shares = schedules.weights(schedules.parse(text), 7, closed=closed)
+    shares = schedules.shares(text, 7, closed=closed)
     for i, (share, dot) in enumerate(zip(shares, page.locator(".editor .dot").all(), strict=True)):
         box, (x, y) = dot.bounding_box(), editor.at(i / (7 - closed), share)
         assert (box["x"] + box["width"] / 2, box["y"] + box["height"] / 2) == pytest.approx((x, y), abs=0.6)

@@ -10,7 +10,8 @@ import torch
 from aig.adapters import denoiser
 from aig.engine import Engine
 from aig.request import Request
-from aig.sampling import Column, sample
+from aig.sampling import Trajectory
+from tests.sampled import result
 from tests.serving import tiny_model
 
 CONDITIONS = (
@@ -57,10 +58,10 @@ def test_no_image_is_wrong_under_load(pipe, lora_file):
 
 def test_without_the_worker_images_are_wrong(lora_pipe):
     """The same kind of load straight on one pipeline, its LoRA switched: this is what the worker is for."""
-    plans = [Column(name="base", weights=(0.0,) * 4), Column(name="tuned", weights=(1.0,) * 4), Column(name="mix", weights=(0.5,) * 4)]
+    plans = [Trajectory(name="base", shares=(0.0,) * 4), Trajectory(name="tuned", shares=(1.0,) * 4), Trajectory(name="mix", shares=(0.5,) * 4)]
 
-    def run(plan: Column) -> torch.Tensor:
-        return sample(lora_pipe, [plan], prompt="a", seeds=[1], steps=4, guidance=4.0).images
+    def run(plan: Trajectory) -> torch.Tensor:
+        return result(lora_pipe, [plan], prompt="a", seeds=[1], steps=4, guidance=4.0).images
 
     references = [run(plan) for plan in plans]
     wrong = []
