@@ -1,4 +1,4 @@
-"""What README's table of pipelines says: on every one of them, the method is the naive mix of two models, image by image.
+"""What the table of pipelines says: on every one of them, the method is the naive mix of two models, image by image.
 
 The table is ``python -m tests.test_stock``.
 """
@@ -107,7 +107,7 @@ def table() -> str:
 
 
 def test_the_table_in_the_readme_is_this() -> None:
-    assert table() in Path("README.md").read_text()
+    assert table() in Path("aig/PIPELINES.md").read_text()
 
 
 if __name__ == "__main__":
