@@ -8,7 +8,7 @@ import pytest
 
 from aig import columns
 from aig.request import Request, checked, cost
-from aig.ui import added
+from aig.ui.compare import added
 from tests.serving import TINY
 from tests.test_render import HOSTILE, parse
 

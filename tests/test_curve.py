@@ -8,7 +8,7 @@ import pytest
 
 from aig import schedules
 from aig.request import MAX_SCHEDULE, Request, cost
-from aig.ui import curve
+from aig.ui.parts import curve
 from tests.serving import TINY
 
 

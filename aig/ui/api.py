@@ -11,7 +11,7 @@ from aig import columns, schedules
 from aig.engine import Engine
 from aig.models import Facts
 from aig.request import Request, checked, cost
-from aig.ui.controls import settled
+from aig.ui.compare.controls import settled
 
 
 def listings(engine: Engine, offered: Sequence[Facts]) -> dict[str, Callable[..., dict]]:
