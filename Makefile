@@ -3,7 +3,7 @@ app:
 	python app.py
 test:
 	pytest
-front: # the page's logic; needs Node 20 or later
+front: # the page's logic; needs Node 18 or later
 	node --test tests/front/*.test.js
 browser: # needs: pip install playwright, and Chromium
 	pytest tests/browser

@@ -21,7 +21,7 @@ from aig.ui.compare.controls import FIELDS
 from aig.ui.compare.runs import Runs
 from aig.ui.markup import source
 from aig.ui.parts import curve
-from aig.ui.parts import stage as stages
+from aig.ui.parts.stage import Stage, stage
 from aig.ui.shell import front
 
 # Payloads reach the handlers as they came (preprocess=False), because the engine checks them all, and strictly. More
@@ -109,12 +109,12 @@ def _ask(default: Request) -> Ask:
     return Ask(prompt=prompt, examples=examples, run=run, stop=stop)
 
 
-def _show(first: stages.Stage) -> Show:
+def _show(first: Stage) -> Show:
     with gr.Column(elem_id="stage"):
-        stage = front.part("stage", stages.stage(first))
+        shown = front.part("stage", stage(first))
         relay = front.part("relay", {}, template=source("parts/relay.html"), elem_id="relay")
         front.part("viewer", source("parts/viewer.html"), elem_id="viewer")
-    return Show(stage=stage, relay=relay, reached=gr.State())
+    return Show(stage=shown, relay=relay, reached=gr.State())
 
 
 def _panel(facts: Facts, default: Request, titles: Sequence[tuple[str, str]], *, allow_own: bool) -> Panel:

@@ -131,13 +131,13 @@ export const mount = (element, host) => {
     if (points.length >= limits.points) { readout.textContent = `${limits.points} points are the most`; return null; }
     const index = gapFor(points, x);
     if (index < 0) return null;
-    points = points.toSpliced(index, 0, [tidy(x), tidy(clamp(y, 0, 1))]);
+    points = [...points.slice(0, index), [tidy(x), tidy(clamp(y, 0, 1))], ...points.slice(index)];
     return index;
   };
 
   const remove = (index) => {
     if (index < 1 || index > points.length - 2) return;
-    points = points.toSpliced(index, 1);
+    points = points.filter((_, i) => i !== index);
     reshape();
     draw();
     commit();

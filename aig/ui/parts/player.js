@@ -28,22 +28,22 @@ export const player = (element, host) => {
     host.value = film.frame;
     queueMicrotask(dress); // after the stage has been drawn again, which is queued already
   };
-  const pause = () => {
+  const halt = () => { // says nothing yet: dressing would take from the slider what a hand just gave it
     clearInterval(playing);
     playing = undefined;
-    dress();
   };
+  const pause = () => { halt(); dress(); };
   const play = () => {
     const go = (at) => { film.go(at); show(); };
     if (film.ended) go(0);
     playing = setInterval(() => {
       go(film.at + 1);
-      if (film.ended) { pause(); queueMicrotask(dress); }
+      if (film.ended) halt();
     }, PACE);
     dress();
   };
   const replay = (frames) => {
-    pause();
+    halt();
     film.load(frames);
     if (!matchMedia("(prefers-reduced-motion: reduce)").matches) return play();
     film.goPart(1);
@@ -54,8 +54,7 @@ export const player = (element, host) => {
   const follow = () => {
     const { state, kind, link } = element.querySelector(".stage").dataset;
     if (kind === "recorded") return dress();
-    clearInterval(playing);
-    playing = undefined;
+    halt();
     live = state;
     if (element.querySelector(".mosaic img")) film.add(host.value, state === "stopped");
     else film.load([]);
@@ -65,7 +64,7 @@ export const player = (element, host) => {
 
   element.addEventListener("input", (event) => {
     if (!event.target.closest(".player")) return;
-    pause();
+    halt();
     film.goPart(event.target.value / 1000);
     show();
   });
@@ -73,7 +72,7 @@ export const player = (element, host) => {
     const step = STEPS[event.key];
     if (!step || !event.target.matches(".player input")) return;
     event.preventDefault();
-    pause();
+    halt();
     film.go(film.at + step);
     show();
   });

@@ -31,7 +31,8 @@ const GAP = 0.01; // between the progress of neighbouring points
 export const moved = (points, index, [x, y]) => {
   const low = points[index - 1]?.[0] + GAP, high = points[index + 1]?.[0] - GAP;
   const free = index > 0 && index < points.length - 1 && low <= high;
-  return points.with(index, [free ? tidy(clamp(x, low, high)) : points[index][0], tidy(clamp(y, 0, 1))]);
+  const place = [free ? tidy(clamp(x, low, high)) : points[index][0], tidy(clamp(y, 0, 1))];
+  return points.map((point, i) => (i === index ? place : point));
 };
 
 // The index at which [x, y] would be another point, -1 if there is no room.
