@@ -1,8 +1,10 @@
-.PHONY: app test browser benchmark world lint
+.PHONY: app test front browser benchmark world lint
 app:
 	python app.py
 test:
 	pytest
+front: # the page's logic; needs Node 18 or later
+	node --test tests/front/*.test.js
 browser: # needs: pip install playwright, and Chromium
 	pytest tests/browser
 benchmark:

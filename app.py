@@ -29,7 +29,8 @@ from aig import models, replay, zerogpu  # noqa: E402
 from aig.engine import Engine, Update  # noqa: E402
 from aig.facts import Facts  # noqa: E402
 from aig.published import offers  # noqa: E402
-from aig.ui import compare, theme  # noqa: E402
+from aig.ui.compare import page  # noqa: E402
+from aig.ui.shell import front, theme  # noqa: E402
 
 DAY = 86_400  # seconds
 
@@ -59,10 +60,15 @@ def build(
         delete_cache=(DAY // 24, DAY),  # the API's pictures: looked at every hour, deleted when a day old
         analytics_enabled=False,  # nobody is counted
     ) as app:
-        gr.HTML(theme.masthead(), js_on_load=theme.masthead_script(), apply_default_css=False)
-        app.unload(compare.build(engine, app, recordings, offered, allow_own=allow_own))
+        theme.masthead()
+        app.unload(page.build(engine, app, recordings, offered, allow_own=allow_own))
     # A bounded queue, and no way around it: api_open would let REST calls skip it.
     return app.queue(max_size=64, api_open=False, default_concurrency_limit=8)
+
+
+def launching() -> dict:
+    """What ``launch`` is told, whoever calls it; made anew for every call, because Gradio writes into it."""
+    return LAUNCH | {"theme": theme.theme(), "head": theme.head(), "app_kwargs": {"routes": [front.route()]}}
 
 
 def recorded(facts: Facts) -> list[tuple[Update, ...]]:
@@ -110,14 +116,7 @@ def main() -> None:
         app = build(engine, recorded(engine.facts()), [find(name).facts for name in names], allow_own=arguments.own)
     except ValueError as problem:  # an asset is missing or broken, or there is no such preset
         parser.exit(2, f"aig: {problem}\n")
-    app.launch(
-        server_name=arguments.host,
-        server_port=arguments.port,
-        mcp_server=arguments.mcp,
-        theme=theme.theme(),
-        head=theme.head(),
-        **LAUNCH,
-    )
+    app.launch(server_name=arguments.host, server_port=arguments.port, mcp_server=arguments.mcp, **launching())
 
 
 if __name__ == "__main__":

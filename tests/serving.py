@@ -119,7 +119,6 @@ def served(
     find: what the engine asks for models, if visitors may name their own.
     """
     import app  # here, because the engine's tests need no gradio
-    from aig.ui import theme
 
     engine = Engine(load, find or finder(offers))
     blocks = app.build(engine, recordings, [offer.facts for offer in offers], allow_own=find is not None)
@@ -128,9 +127,7 @@ def served(
             server_name="127.0.0.1",
             prevent_thread_lock=True,
             quiet=True,
-            theme=theme.theme(),
-            head=theme.head(),
-            **app.LAUNCH,
+            **app.launching(),
         )
         yield url.rstrip("/")
     finally:

@@ -9,7 +9,7 @@ import pytest
 from aig import columns
 from aig.plan import Plan
 from aig.request import Request
-from aig.ui import added
+from aig.ui.compare import added
 from tests.serving import TINY
 from tests.test_render import HOSTILE, parse
 

@@ -9,7 +9,7 @@ import pytest
 from aig import schedules
 from aig.plan import Plan
 from aig.request import MAX_SCHEDULE, Request
-from aig.ui import curve
+from aig.ui.parts import curve
 from tests.serving import TINY
 
 

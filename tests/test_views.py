@@ -14,7 +14,9 @@ from aig.intervals import Interval
 from aig.plan import Plan
 from aig.request import Request
 from aig.scores import score
-from aig.ui import render, views
+from aig.ui import pictures
+from aig.ui.compare import views
+from aig.ui.parts.stage import Trace
 from tests.serving import TINY
 from tests.test_scores import COLUMNS
 
@@ -116,11 +118,11 @@ def test_a_stopped_stage_keeps_its_pictures():
 
 def test_the_trace_holds_every_shown_step_once_and_begins_anew():
     first, last = an_update("running"), an_update("done")
-    trace = views.longer(views.longer(views.longer(render.Trace(), first), first), last)
+    trace = views.longer(views.longer(views.longer(Trace(), first), first), last)
     assert [step for step, _ in trace.points] == [2, 8] and trace.steps == 8
     assert trace.points[1][1] == tuple(column.diversity.value for column in last.scores.columns)
     assert views.longer(trace, Update(state="running", plan=Plan.of(REQUEST, TINY))).points == ()
-    assert views.longer(render.Trace(), an_update("done", images=1)).points == ((8, (None, None, None)),)
+    assert views.longer(Trace(), an_update("done", images=1)).points == ((8, (None, None, None)),)
 
 
 def test_a_picture_of_a_stage_holds_its_pixels_and_its_settings():
@@ -128,7 +130,7 @@ def test_a_picture_of_a_stage_holds_its_pixels_and_its_settings():
     stage = views.shown(update)
     assert links.decode(export.settings_of(views.picture(stage))) == update.plan.request
     for column, images in zip(stage.columns, update.images, strict=True):
-        assert np.array_equal(render.cells(column.picture, 4), images)
+        assert np.array_equal(pictures.cells(column.picture, 4), images)
 
 
 def test_a_recorded_run_is_marked_and_has_a_growing_trace():

@@ -1,1 +1,1 @@
-"""The Gradio interface: one module a page, pure rendering beside it, and the front-end files it mounts."""
+"""The Gradio interface: the shell around every page, the parts that pages are made of, and a folder for each page."""

@@ -12,7 +12,7 @@ from aig.engine import Engine
 from aig.facts import Facts
 from aig.plan import Plan
 from aig.request import Request
-from aig.ui.controls import settled
+from aig.ui.compare.controls import settled
 
 
 def listings(engine: Engine, offered: Sequence[Facts]) -> dict[str, Callable[..., dict]]:

@@ -1,4 +1,4 @@
-"""``python -m tests.benchmarks.editor``: frame times while a point of the curve is dragged, at rest and during a run.
+"""``python -m tests.benchmarks.curve``: frame times while a point of the curve is dragged, at rest and during a run.
 
 The app runs as a process of its own with the embedded model; Chromium, without a GPU, shares the machine with it. A
 point is dragged for three seconds with a new mouse position in every frame; the page records its animation frames.
@@ -20,29 +20,8 @@ from contextlib import contextmanager
 
 from playwright.sync_api import CDPSession, Page, sync_playwright
 
-from tests.browser.driving import CHROMIUM, FLAGS, open_page, set_slider
+from tests.browser.driving import CHROMIUM, FLAGS, open_page, script, set_slider
 from tests.browser.test_editor import Editor
-
-# One mouse position a frame, which is what a browser passes on of a fast mouse, on a circle once a second.
-CIRCLE = """(milliseconds) => new Promise((done) => {
-    const plot = document.querySelector('.editor .plot'), path = plot.querySelector('.share');
-    const box = plot.getBoundingClientRect(), times = [];
-    let drawn = 0, before = null;
-    const tick = (now) => {
-        drawn += path.getAttribute('d') !== before;
-        before = path.getAttribute('d');
-        times.push(now);
-        if (now - times[0] > milliseconds) return done({ times, drawn });
-        const angle = (2 * Math.PI * (now - times[0])) / 1000;
-        plot.dispatchEvent(new PointerEvent('pointermove', {
-            pointerId: 1, pointerType: 'mouse', altKey: true,
-            clientX: box.x + box.width * (0.56 + 0.08 * Math.cos(angle)),
-            clientY: box.y + box.height * (0.5 + 0.3 * Math.sin(angle)),
-        }));
-        requestAnimationFrame(tick);
-    };
-    requestAnimationFrame(tick);
-})"""
 
 
 @contextmanager
@@ -78,7 +57,7 @@ def dragged(page: Page, seconds: float) -> dict[str, float]:
     devtools = page.context.new_cdp_session(page)
     devtools.send("Performance.enable", {"timeDomain": "threadTicks"})
     before = busy(devtools)
-    seen = page.evaluate(CIRCLE, 1000 * seconds)
+    seen = page.evaluate(script("circle"), 1000 * seconds)
     spent = busy(devtools) - before
     page.mouse.up()
     times = seen["times"]

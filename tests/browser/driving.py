@@ -12,6 +12,11 @@ FLAGS = [
 STEP = 0.05  # seconds that an evaluation of the slowed model takes
 
 
+def script(name: str) -> str:
+    """The JavaScript function that ``page.evaluate`` takes, from ``scripts``."""
+    return (Path(__file__).parent / "scripts" / f"{name}.js").read_text()
+
+
 def watch(page, url: str) -> list[str]:
     """The growing list of what must not happen: errors, warnings, dialogs, requests to anyone but ``url``."""
     troubles = []

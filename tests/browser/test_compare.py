@@ -8,7 +8,7 @@ import pytest
 
 from aig.published import offers
 from aig.request import Request
-from tests.browser.driving import STEP, open_page, set_slider, state, watch
+from tests.browser.driving import STEP, open_page, script, set_slider, state, watch
 from tests.serving import served, tiny_model
 
 SCREENS = [(390, 844), (768, 1024), (1366, 768), (1920, 1080)]
@@ -87,7 +87,7 @@ def test_unknown_words_are_named(page):
 
 def test_a_refusal_is_shown_and_changes_nothing(page):
     page.fill("#schedule input[type=text]", "powder_2")
-    page.wait_for_function("document.querySelector('.editor .wrong').textContent.includes('powder_2')")
+    page.wait_for_function("document.querySelector('.curve .wrong').textContent.includes('powder_2')")
     before = page.inner_html(".stage")
     page.click("#run")
     page.get_by_test_id("toast-body").wait_for()
@@ -184,10 +184,7 @@ def test_focus_is_visible_and_the_switch_of_lights_works(page):
         page.keyboard.press("Tab")
         width = page.evaluate("parseFloat(getComputedStyle(document.activeElement).outlineWidth)")
         assert width >= 2, page.evaluate("document.activeElement.outerHTML.slice(0, 200)")
-    colours = (
-        "() => ['body', 'h1', '.stage h2', '.arm'].map(s => getComputedStyle(document.querySelector(s)))"
-        ".map(s => s.color + s.backgroundColor)"
-    )
+    colours = script("colours")
     light = page.evaluate(colours)
     page.get_by_role("button", name="light and dark").click()
     dark = page.evaluate(colours)

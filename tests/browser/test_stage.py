@@ -13,28 +13,9 @@ from PIL.PngImagePlugin import PngInfo
 
 from aig import export, links, replay
 from aig.request import Request
-from tests.browser.driving import STEP, open_page, set_slider, state, watch
+from tests.browser.driving import STEP, open_page, script, set_slider, state, watch
 from tests.serving import served, slowed, tiny_model
 
-# The colours in the middle of every image pixel of a canvas, and of one cell of a mosaic, as rows of [r, g, b].
-PIXELS = """
-([pane, arm, cell, side]) => {
-  const read = (source, size, at) => {
-    const canvas = new OffscreenCanvas(source.width ?? source.naturalWidth, source.height ?? source.naturalHeight);
-    const pen = canvas.getContext("2d", { willReadFrequently: true });
-    pen.drawImage(source, 0, 0);
-    return [...Array(size * size).keys()].map((k) => [...pen.getImageData(...at(k % size, Math.floor(k / size)), 1, 1).data].slice(0, 3));
-  };
-  const shown = document.querySelectorAll(".viewer canvas")[pane], block = shown.width / side;
-  const picture = document.querySelectorAll(".mosaic img")[arm], across = picture.naturalWidth / side;
-  const mosaic = new OffscreenCanvas(picture.naturalWidth, picture.naturalHeight);
-  mosaic.getContext("2d").drawImage(picture, 0, 0);
-  return [
-    read(shown, side, (x, y) => [Math.floor((x + 0.5) * block), Math.floor((y + 0.5) * block)]),
-    read(mosaic, side, (x, y) => [(cell % across) * side + x, Math.floor(cell / across) * side + y]),
-  ];
-}
-"""
 SIDE = 16  # pixels of the tiny model's images
 
 
@@ -57,7 +38,7 @@ def test_a_click_shows_the_seed_in_every_column_pixel_by_pixel(page):
     captions = page.locator(".viewer figcaption").all_inner_texts()
     assert captions == ["Base", "Reward-tuned", "AIG"]
     for arm in range(3):
-        shown, original = page.evaluate(PIXELS, [arm, arm, 2, SIDE])
+        shown, original = page.evaluate(script("pixels"), [arm, arm, 2, SIDE])
         assert shown == original
     assert page.locator(".viewer canvas").first.get_attribute("data-scale") == "whole"
 
@@ -89,7 +70,7 @@ def test_arrows_go_through_seeds_and_columns(page):
     page.keyboard.press("ArrowDown")
     page.keyboard.press("ArrowDown")
     assert page.locator(".viewer figcaption").all_inner_texts() == ["Reward-tuned"]
-    shown, original = page.evaluate(PIXELS, [0, 1, 1, SIDE])
+    shown, original = page.evaluate(script("pixels"), [0, 1, 1, SIDE])
     assert shown == original
     page.keyboard.press("3")
     assert "Base and Reward-tuned" in page.inner_text(".viewer figcaption")
@@ -105,7 +86,7 @@ def test_the_slider_shows_each_column_on_its_side_of_the_dividers(page):
     assert bars.count() == 2 and page.locator(".viewer canvas").count() == 1
 
     def check(cuts):
-        pictures = [page.evaluate(PIXELS, [0, arm, 3, SIDE]) for arm in range(3)]
+        pictures = [page.evaluate(script("pixels"), [0, arm, 3, SIDE]) for arm in range(3)]
         for x in range(SIDE):
             middle = (x + 0.5) / SIDE
             if min(abs(middle - cut) for cut in cuts) > 0.05:
@@ -135,8 +116,8 @@ def test_the_difference_is_absolute_and_says_by_how_much_it_is_amplified(page):
     run(page)
     cell(page, 0, 5).click()
     page.keyboard.press("3")
-    shown, base = page.evaluate(PIXELS, [0, 0, 5, SIDE])
-    _, tuned = page.evaluate(PIXELS, [0, 1, 5, SIDE])
+    shown, base = page.evaluate(script("pixels"), [0, 0, 5, SIDE])
+    _, tuned = page.evaluate(script("pixels"), [0, 1, 5, SIDE])
     expected = [[min(255, 2 * abs(p - q)) for p, q in zip(a, b, strict=True)] for a, b in zip(base, tuned, strict=True)]
     assert shown == expected and any(map(any, expected))
     assert "×2" in page.inner_text(".viewer figcaption") and "amplified 2 times" in page.inner_text(".viewer .told")
@@ -156,7 +137,7 @@ def test_flicker_alternates_and_waits_for_a_key_when_motion_is_not_wanted(page):
     assert page.inner_text(".viewer figcaption") == "Base"
     page.keyboard.press("Space")
     assert page.inner_text(".viewer figcaption") == "Reward-tuned"
-    shown, original = page.evaluate(PIXELS, [0, 1, 0, SIDE])
+    shown, original = page.evaluate(script("pixels"), [0, 1, 0, SIDE])
     assert shown == original
 
 
@@ -194,7 +175,7 @@ def test_the_viewer_follows_a_running_comparison(page):
     page.wait_for_function(f"before => {picture} !== before", arg=before)
     state(page, "done")
     page.wait_for_timeout(200)
-    shown, original = page.evaluate(PIXELS, [2, 2, 1, SIDE])
+    shown, original = page.evaluate(script("pixels"), [2, 2, 1, SIDE])
     assert shown == original
 
 
@@ -240,17 +221,7 @@ def test_the_trace_grows_with_the_run_and_nothing_moves(page):
 
 def drop(page, content: bytes, name="picture.png"):
     """Let go of a file over the middle of the page."""
-    page.evaluate(
-        """([text, name]) => {
-          const bytes = Uint8Array.from(atob(text), (c) => c.charCodeAt(0)), transfer = new DataTransfer();
-          transfer.items.add(new File([bytes], name));
-          for (const kind of ["dragover", "drop"]) {
-            document.querySelector(".arms").dispatchEvent(
-              new DragEvent(kind, { dataTransfer: transfer, bubbles: true, cancelable: true }));
-          }
-        }""",
-        [base64.b64encode(content).decode(), name],
-    )
+    page.evaluate(script("drop"), [base64.b64encode(content).decode(), name])
 
 
 def said(page, text, kind="good"):
@@ -529,11 +500,7 @@ def test_the_presenter_mode_fills_the_screen_without_scrolling(page, width, heig
     assert all(b["width"] > 1.05 * small["width"] and b["width"] > 0.48 * height for b in boxes)
     assert not page.is_visible("#settings") and page.is_visible("#run") and page.is_visible("#prompt")
     assert page.inner_text(".schedule-name") == "power_2"
-    inside = page.evaluate(
-        "[...document.querySelectorAll('.arm h3, .arm dd, .sentence h2, .trace figcaption')].every((e) => {"
-        "const b = e.getBoundingClientRect(); return b.right <= innerWidth + 1 && b.bottom <= innerHeight && b.width > 0 })"
-    )
-    assert inside
+    assert page.evaluate(script("inside"))
     assert page.evaluate("[...document.querySelectorAll('.scores > div')].every((e) => e.scrollWidth <= e.clientWidth + 1)")
     assert all(page.locator(name).bounding_box()["y"] < 58 for name in ("#prompt", "#run", "#stop"))
     page.keyboard.press("Escape")
