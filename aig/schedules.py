@@ -71,11 +71,11 @@ def parse(text: str) -> Schedule:
 
 
 def shares(schedule: Schedule | str, steps: int, *, closed: bool = False) -> tuple[float, ...]:
-    """The ``steps`` shares of a run of T = steps, of a schedule or the text of one: at progress i/T as in the reference code, whose last is (T-1)/T.
+    """The ``steps`` shares of a run of T = steps, of a schedule or the text of one.
 
-    ``closed`` takes i/(T-1) instead, which ends at 1; a single closed step is the end itself. Few-step samplers need
-    it: with T = 4 the reference end of ``power_2`` gives only 0, 0.06, 0.25 and 0.56. Raises ValueError unless steps is
-    an integer from 1 to 1000.
+    They are taken at progress i/T as in the reference code, whose last is (T-1)/T. ``closed`` takes i/(T-1) instead, which ends at 1;
+    a single closed step is the end itself. Few-step samplers need it: with T = 4 the reference end of ``power_2`` gives only 0, 0.06,
+    0.25 and 0.56. Raises ValueError unless steps is an integer from 1 to 1000.
     """
     if isinstance(steps, bool) or not isinstance(steps, int) or not 1 <= steps <= 1000:
         raise ValueError(f"steps must be an integer from 1 to 1000, not {_short(steps)}")
