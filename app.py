@@ -19,16 +19,17 @@ if "GRADIO_TEMP_DIR" not in os.environ:  # the API's pictures: a folder of ours 
     os.environ["GRADIO_TEMP_DIR"] = tempfile.mkdtemp(prefix="aig-")
     atexit.register(shutil.rmtree, os.environ["GRADIO_TEMP_DIR"], ignore_errors=True)
 
-from aig import cores  # noqa: E402
+from aig.machine import cores  # noqa: E402
 
 cores.settle()  # before torch is loaded
 
 import gradio as gr  # noqa: E402
 
-from aig import models, replay, zerogpu  # noqa: E402
-from aig.engine import Engine, Update  # noqa: E402
-from aig.facts import Facts  # noqa: E402
+from aig.portraits import serving  # noqa: E402
 from aig.published import offers  # noqa: E402
+from aig.runs import replay, zerogpu  # noqa: E402
+from aig.runs.engine import Engine, Update  # noqa: E402
+from aig.runs.facts import Facts  # noqa: E402
 from aig.ui.compare import page  # noqa: E402
 from aig.ui.shell import front, theme  # noqa: E402
 
@@ -112,7 +113,7 @@ def main() -> None:
     try:
         names = offers.chosen(arguments.presets)
         find = offers.finder(names, own=arguments.own, backend="inductor" if arguments.compile else None)
-        engine = Engine(zerogpu.early(models.load), find)
+        engine = Engine(zerogpu.early(serving.load), find)
         app = build(engine, recorded(engine.facts()), [find(name).facts for name in names], allow_own=arguments.own)
     except ValueError as problem:  # an asset is missing or broken, or there is no such preset
         parser.exit(2, f"aig: {problem}\n")

@@ -14,19 +14,19 @@ from __future__ import annotations
 from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
-    from aig.guidance import annealed
-    from aig.schedules import shares
+    from aig.method.guidance import annealed
+    from aig.method.schedules import shares
 
 __all__ = ["annealed", "shares"]
 
 
 def __getattr__(name: str) -> object:
     if name == "annealed":
-        from aig.guidance import annealed
+        from aig.method.guidance import annealed
 
         return annealed
     if name == "shares":
-        from aig.schedules import shares
+        from aig.method.schedules import shares
 
         return shares
     raise AttributeError(f"module 'aig' has no attribute {name!r}")

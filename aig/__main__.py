@@ -10,7 +10,12 @@ import sys
 from collections.abc import Sequence
 from pathlib import Path
 
-from aig import columns, cores, schedules
+from aig.assets import ASSETS
+from aig.machine import cores
+from aig.machine.silence import quiet
+from aig.method import schedules
+from aig.portraits import serving
+from aig.runs import columns
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
@@ -98,15 +103,15 @@ def parser() -> argparse.ArgumentParser:
 
 
 def run_compare(options: argparse.Namespace) -> None:
-    from aig import export, links, models
-    from aig.engine import Engine
-    from aig.request import Request
+    from aig.runs import export, links
+    from aig.runs.engine import Engine
+    from aig.runs.request import Request
 
     given = {f.name: getattr(options, f.name, None) for f in dataclasses.fields(Request)}
     request = Request(**{name: value for name, value in given.items() if value is not None})
     if options.out and not options.out.absolute().parent.is_dir():
         raise ValueError(f"There is no folder {str(options.out.parent)!r} to write {options.out.name!r} into.")
-    engine = Engine(models.load)
+    engine = Engine(serving.load)
     try:
         unknown = engine.facts(request.model).unknown_words(request.prompt)
         if unknown:
@@ -163,10 +168,10 @@ def run_fetch(options: argparse.Namespace) -> None:
 
 
 def run_replay(options: argparse.Namespace) -> None:
-    from aig import export, models, replay
+    from aig.runs import export, replay
 
     replay.FOLDER.mkdir(exist_ok=True)
-    model = models.load()
+    model = serving.load()
     for prompt in replay.EXAMPLES:
         updates, path = replay.record(lambda: model, replay.opening(model.facts.tunings, prompt)), replay.place(prompt)
         content = replay.dump(updates, replay.digest())
@@ -176,7 +181,6 @@ def run_replay(options: argparse.Namespace) -> None:
 
 def run_draft(options: argparse.Namespace) -> None:
     os.environ["HF_HUB_OFFLINE"] = "0"  # before huggingface_hub is imported: model and reward are fetched where need be
-    from aig import models
     from aig.published import downloads, draft, draft_settings, presets
 
     given = {f.name: getattr(options, f.name, None) for f in dataclasses.fields(draft_settings.Settings)}
@@ -198,10 +202,10 @@ def run_draft(options: argparse.Namespace) -> None:
 
     import torch
 
-    from aig import rewards
+    from aig.portraits import rewards
     from aig.published import pipelines
 
-    models.quiet()
+    quiet()
     place = "cuda" if torch.cuda.is_available() else "cpu"
     reward = rewards.load(options.reward, options.reward_folder, device=place)
     for event in downloads.apart(preset) if folder is None else ():
@@ -220,9 +224,9 @@ def run_draft(options: argparse.Namespace) -> None:
 
 def run_publish(options: argparse.Namespace) -> None:
     os.environ["HF_HUB_OFFLINE"] = "0"  # before huggingface_hub is imported: this command means to talk to the Hub
-    from aig import models, publish
+    from aig import publish
 
-    root = models.ASSETS.parent
+    root = ASSETS.parent
     plan = publish.plan(root, options.space)
     print(plan.table())
     for problem in plan.problems:

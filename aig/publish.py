@@ -13,7 +13,7 @@ import tomllib
 from dataclasses import dataclass
 from pathlib import Path
 
-from aig import models
+from aig.assets import verify
 
 NEEDED = ("app.py", "requirements.txt", "README.md", "LICENSE", "aig", "assets")  # at the top of the repository
 MAX_FILE = 10_000_000  # bytes; above, the Hub wants LFS or Xet
@@ -226,7 +226,7 @@ def _assets(root: Path, files: dict[str, int]) -> list[str]:
     for manifest in sorted((root / "assets").glob("*/manifest.json")):
         folder = manifest.parent
         try:
-            models.verify(folder)
+            verify(folder)
         except (ValueError, OSError) as problem:
             problems.append(str(problem))
         else:

@@ -11,7 +11,7 @@ import torch
 from safetensors.torch import save_file
 from torch import Tensor, nn
 
-from aig import adapters
+from aig.method import adapters
 from aig.published import loras
 from tests import families
 

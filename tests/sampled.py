@@ -7,8 +7,8 @@ from collections.abc import Callable, Iterator, Sequence
 
 from diffusers import DiffusionPipeline
 
-from aig.frames import Frame, Settings
-from aig.sampling import Trajectory, final, sample
+from aig.method.frames import Frame, Settings
+from aig.method.sampling import Trajectory, final, sample
 
 
 def frames(pipe: DiffusionPipeline, samplers: Sequence, *, tuned: Callable | None = None, **settings: object) -> Iterator[Frame]:

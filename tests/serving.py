@@ -12,12 +12,12 @@ from pathlib import Path
 import torch
 from diffusers import StableDiffusionPipeline
 
-from aig.adapters import blend, fused
-from aig.engine import Engine, Update
-from aig.facts import Facts
-from aig.features import Ruler
-from aig.models import Model, Offer
-from aig.world.portraits import ATTRIBUTES
+from aig.method.adapters import blend, fused
+from aig.portraits.population import ATTRIBUTES
+from aig.portraits.ruler import Ruler
+from aig.runs.engine import Engine, Update
+from aig.runs.facts import Facts
+from aig.runs.models import Model, Offer
 
 TINY = Facts(
     name="tiny",

@@ -17,10 +17,11 @@ from gradio_client import Client
 from gradio_client.exceptions import AppError
 from PIL import Image
 
-from aig import columns, export, links, replay, schedules
-from aig.engine import Engine
-from aig.plan import Plan
-from aig.request import Request
+from aig.method import schedules
+from aig.runs import columns, export, links, replay
+from aig.runs.engine import Engine
+from aig.runs.plan import Plan
+from aig.runs.request import Request
 from tests.serving import TINY, served, slowed, tiny_model
 
 SMALL = {

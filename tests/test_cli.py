@@ -10,8 +10,8 @@ import numpy as np
 import pytest
 
 from aig import __main__ as cli
-from aig import columns, export, links, models
-from aig.request import Request
+from aig.runs import columns, export, links, models
+from aig.runs.request import Request
 from tests.serving import tiny_model
 
 

@@ -12,8 +12,8 @@ import pytest
 from huggingface_hub import constants
 
 from aig import __main__ as cli
-from aig import models, publish
-from aig.models import ASSETS
+from aig import publish
+from aig.assets import ASSETS
 
 ROOT = ASSETS.parent
 
@@ -50,7 +50,7 @@ def test_this_repository_may_be_published():
         "app.py",
         "requirements.txt",
         "README.md",
-        "aig/engine.py",
+        "aig/runs/engine.py",
         "assets/portraits/manifest.json",
     } <= plan.files.keys()
     assert not any(name.startswith(("tests/", ".")) for name in plan.files)
@@ -164,7 +164,7 @@ def test_no_token_or_no_network_is_one_line(repository, monkeypatch, token, offl
 
 def test_the_command_lists_and_uploads_nothing_in_a_dry_run(repository, monkeypatch, capsys):
     problems(repository)
-    monkeypatch.setattr(models, "ASSETS", repository / "assets")
+    monkeypatch.setattr(cli, "ASSETS", repository / "assets")
     monkeypatch.setenv("HF_HUB_OFFLINE", "1")  # the command lifts it; this puts it back
     assert cli.main(["publish", "--space", "me/aig", "--dry-run"]) == 0
     assert "bytes in 7 files for me/aig" in capsys.readouterr().out

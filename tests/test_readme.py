@@ -7,7 +7,7 @@ import re
 import pytest
 
 from aig import publish
-from aig.models import ASSETS
+from aig.assets import ASSETS
 
 ROOT = ASSETS.parent
 README = (ROOT / "README.md").read_text()
@@ -28,7 +28,7 @@ def test_the_tree_names_what_is_there():
         assert path.exists(), path
         listed.add(path.relative_to(ROOT).as_posix())
         folders.append(path)
-    for folder in ("aig", "aig/published"):
+    for folder in ("aig", "aig/method", "aig/measures", "aig/runs"):
         assert {path.relative_to(ROOT).as_posix() for path in (ROOT / folder).glob("*.py") if path.name != "__init__.py"} <= listed
 
 

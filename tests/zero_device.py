@@ -52,7 +52,7 @@ def main(folder: str) -> None:
     torch._C._cuda_init = getattr(torch._C, "_cuda_init", lambda: None)
     torch.cuda._is_in_bad_fork = bool  # False
 
-    from aig import zerogpu
+    from aig.runs import zerogpu
 
     def load():
 

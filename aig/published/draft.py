@@ -28,11 +28,11 @@ import torch
 from diffusers import DiffusionPipeline
 from torch import Tensor, nn
 
-from aig import adapters, families
+from aig.method import adapters, families
+from aig.method.steps import counted
 from aig.published import folders
 from aig.published.draft_settings import Settings, begin, resolved
-from aig.steps import counted
-from aig.world.training import fit, warm_hold
+from aig.training import fit, warm_hold
 
 # Attention, of the image and, where a transformer keeps it apart, of the text.
 LAYERS = ("to_q", "to_k", "to_v", "to_out.0", "add_q_proj", "add_k_proj", "add_v_proj", "to_add_out")

@@ -14,8 +14,8 @@ from pathlib import Path
 import torch
 from diffusers import DiffusionPipeline
 
-from aig import families
-from aig.world.training import seconds_spent
+from aig.method import families
+from aig.training import seconds_spent
 
 PRECISIONS = ("bf16", "no")
 
@@ -86,7 +86,7 @@ def card(out: Path, *, base: str, licence: str, reward: str) -> str:
     settings = json.loads((out / "settings.json").read_text())
     rows = [json.loads(line) for line in (out / "curve.jsonl").read_text().splitlines()]
     ends = [{key: sum(row[key] for row in some) / len(some) for key in ("reward", "gap")} for some in (rows[:10], rows[-10:])]
-    kind = f"load_lora_weights({out.name!r})" if settings["pipeline"] != "PixArtSigmaPipeline" else "(aig.adapters.fused reads it)"
+    kind = f"load_lora_weights({out.name!r})" if settings["pipeline"] != "PixArtSigmaPipeline" else "(aig.method.adapters.fused reads it)"
     on_hub = base.count("/") == 1 and not base.startswith((".", "/"))
     return "\n".join(
         [

@@ -18,7 +18,7 @@ import torch
 from diffusers import DiffusionPipeline
 from torch import Tensor
 
-from aig import adapters
+from aig.method import adapters
 from aig.published import namings
 from aig.published.folders import short
 

@@ -12,11 +12,11 @@ from pathlib import Path
 
 import torch
 
-from aig import adapters, budget, families
-from aig.facts import Facts
-from aig.models import Model, Offer
+from aig.method import adapters, budget, families
 from aig.published import downloads, hub, pipelines, presets, scorers
 from aig.published.presets import Preset, Tuned
+from aig.runs.facts import Facts
+from aig.runs.models import Model, Offer
 
 MAX_WORDS = 60  # what the 77 tokens of CLIP's text encoders hold of ordinary English
 MAX_ROWS = 3_000  # a row takes about a hundred times longer than one of the embedded world

@@ -19,8 +19,8 @@ from pathlib import Path
 import torch
 from torch import nn
 
-from aig import adapters
-from aig.budget import cuda_free
+from aig.method import adapters
+from aig.method.budget import cuda_free
 from aig.published import folders
 from aig.published.folders import short
 from aig.published.presets import Tuned

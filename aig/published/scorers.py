@@ -1,6 +1,6 @@
 """Published rewards and image features for models of real pictures, differentiable in the images.
 
-As ``aig.rewards`` has it: images (B, 3, H, W) in [0, 1], here of any size, and B prompts -> (B,), float32.
+As ``aig.portraits.rewards`` has it: images (B, 3, H, W) in [0, 1], here of any size, and B prompts -> (B,), float32.
 
 * pickscore: Kirstain et al., arXiv 2305.01569. The cosine of image and prompt times the model's logit scale.
 * hpsv2: HPSv2.1, Wu et al., arXiv 2306.09341. The cosine, as its authors report it.

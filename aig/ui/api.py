@@ -7,11 +7,12 @@ from dataclasses import replace
 
 import gradio as gr
 
-from aig import columns, schedules
-from aig.engine import Engine
-from aig.facts import Facts
-from aig.plan import Plan
-from aig.request import Request
+from aig.method import schedules
+from aig.runs import columns
+from aig.runs.engine import Engine
+from aig.runs.facts import Facts
+from aig.runs.plan import Plan
+from aig.runs.request import Request
 from aig.ui.compare.controls import settled
 
 

@@ -7,7 +7,7 @@ import importlib
 
 from tqdm import tqdm
 
-from aig import cores
+from aig.machine import cores
 from aig.world.presets import PRESETS
 
 #: Stage -> (module, generator function), in the order in which they run.

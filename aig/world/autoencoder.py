@@ -14,9 +14,9 @@ from diffusers import AutoencoderTiny
 from torch import nn
 from torch.nn import functional as F
 
+from aig.training import device, fit
 from aig.world import data
 from aig.world.presets import Preset
-from aig.world.training import device, fit
 
 LATENT_NOISE = 0.02
 

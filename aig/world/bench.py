@@ -16,7 +16,9 @@ import torch
 from diffusers import DiffusionPipeline
 from torch import Tensor
 
-from aig import models
+from aig.assets import ASSETS
+from aig.portraits import serving
+from aig.runs import models
 from aig.world import augment, data
 from aig.world.presets import Preset
 
@@ -56,10 +58,10 @@ class Bench:
         return json.loads((self.folder / "manifest.json").read_text())
 
 
-def load(preset: Preset, *, assets: Path = models.ASSETS) -> Bench:
+def load(preset: Preset, *, assets: Path = ASSETS) -> Bench:
     """The shipped asset and the drawings of a preset."""
     images, labels = data.load(preset)
-    model = models.load("portraits", assets=assets)
+    model = serving.load("portraits", assets=assets)
     return Bench(model=model, folder=assets / "portraits", images=images, labels=labels, preset=preset)
 
 

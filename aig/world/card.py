@@ -4,11 +4,11 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 
+from aig.portraits.population import ATTRIBUTES
+from aig.training import seconds_spent
 from aig.world import denoiser, draft
-from aig.world.portraits import ATTRIBUTES
 from aig.world.presets import Preset
 from aig.world.tradeoffs import LEVEL
-from aig.world.training import seconds_spent
 
 
 def times(preset: Preset) -> dict[str, float]:
@@ -45,7 +45,7 @@ def made(preset: Preset, result: Mapping) -> list[str]:
         f"written by `python -m aig.world evaluate --preset {preset.name} --samples {result['settings']['samples']}` on the files in this folder, every figure by `figures`.",
         "",
         f"- Data: {preset.drawings:,} drawings of {preset.size}x{preset.size} pixels by DiceBear 9.4.3 (authors and licences in NOTICE.md),",
-        f"  {preset.held_out:,} more held out. Attributes and their distributions: `aig/world/portraits.py`.",
+        f"  {preset.held_out:,} more held out. Attributes and their distributions: `aig/portraits/population.py`.",
         f"- Autoencoder: AutoencoderTiny, {preset.latent_channels} channels at {preset.latent_size}x{preset.latent_size}, {preset.vae_steps:,} updates,\n"
         f"  and {preset.decoder_steps:,} of the decoder alone.",
         f"- Denoiser: UNet2DConditionModel {preset.unet_channels}, v-prediction, cosine schedule\n"

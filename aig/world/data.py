@@ -19,7 +19,7 @@ import numpy as np
 import torch
 from PIL import Image
 
-from aig.world.portraits import draw_options, encode, sample_attributes
+from aig.portraits.population import draw_options, encode, sample_attributes
 from aig.world.presets import Preset
 
 SHARD = 2_000

@@ -31,11 +31,11 @@ from torch import nn
 from torch.nn import functional as F
 from transformers import CLIPTextConfig, CLIPTextModel
 
+from aig.portraits.captions import MAX_TOKENS, named_attributes, tokenizer, training_caption
+from aig.portraits.population import ATTRIBUTES, NONE, decode
+from aig.training import compiled, device, fit
 from aig.world import autoencoder, data, tilt
-from aig.world.captions import MAX_TOKENS, named_attributes, tokenizer, training_caption
-from aig.world.portraits import ATTRIBUTES, NONE, decode
 from aig.world.presets import Preset
-from aig.world.training import compiled, device, fit
 
 NOISE = (0.1, 200.0)  # bounds of the timesteps' noise levels, in standard deviations per signal: sigma / alpha
 APART = 1.05  # the largest ratio of a noise level to the one before

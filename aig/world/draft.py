@@ -19,12 +19,13 @@ from peft import LoraConfig
 from peft.utils import get_peft_model_state_dict
 from safetensors.torch import load_file
 
-from aig.frames import clean_latents
-from aig.world import data, preference
-from aig.world.captions import MAX_TOKENS, caption
-from aig.world.portraits import decode
+from aig.method.frames import clean_latents
+from aig.portraits.captions import MAX_TOKENS, caption
+from aig.portraits.population import decode
+from aig.portraits.rewards import build
+from aig.training import device, fit, warm_hold
+from aig.world import data
 from aig.world.presets import Preset
-from aig.world.training import device, fit, warm_hold
 
 RANK = 4
 LAYERS = ("to_q", "to_k", "to_v", "to_out.0", "conv1", "conv2", "proj_in", "proj_out")
@@ -111,7 +112,7 @@ def train_one(preset: Preset, name: str, kl: float) -> Iterator[dict[str, float]
 
 def loaded(preset: Preset, reward: str) -> torch.nn.Module:
     """A frozen reward of the ``rewards`` stage."""
-    model = preference.build(reward).to(device()).eval().requires_grad_(False)
+    model = build(reward).to(device()).eval().requires_grad_(False)
     model.load_state_dict(load_file(preset.work / "rewards" / f"{reward}.safetensors"))
     return model
 

@@ -19,13 +19,13 @@ import diffusers
 import torch
 from diffusers import DDIMScheduler, DPMSolverMultistepScheduler, EulerDiscreteScheduler, UniPCMultistepScheduler
 
-from aig import models
-from aig.diversity import value_shares
-from aig.request import Request
+from aig.assets import ASSETS
+from aig.measures.diversity import value_shares
+from aig.portraits.captions import caption, named_attributes, sentence
+from aig.portraits.population import ATTRIBUTES, NONE, decode
+from aig.runs.request import Request
 from aig.world import card, draft, instruments, methods, tradeoffs
 from aig.world.bench import GUIDANCE, STEPS, Bench, Part, draw, features_of, load
-from aig.world.captions import caption, named_attributes, sentence
-from aig.world.portraits import ATTRIBUTES, NONE, decode
 from aig.world.presets import Preset
 from aig.world.quality import frechet, precision_recall, total_variation
 
@@ -44,7 +44,7 @@ IN_QUESTION = (10, 12, 50)  # are ten or twelve steps as good as fifty?
 GUIDANCES = (2.0, GUIDANCE, 7.0)
 
 
-def run(preset: Preset, *, assets: Path = models.ASSETS, samples: int = 10_000, part: str = "") -> Iterator[dict[str, float]]:
+def run(preset: Preset, *, assets: Path = ASSETS, samples: int = 10_000, part: str = "") -> Iterator[dict[str, float]]:
     """Measure everything and write ``evaluation.json`` and ``card.md`` into the asset folder, part by part; yields progress.
 
     part: measure this one of ``PARTS`` alone and only keep it for a later run, so that two processes can share the work.

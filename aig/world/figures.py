@@ -14,8 +14,8 @@ import torch
 from PIL import Image, ImageDraw, ImageFont
 from torch import Tensor
 
-from aig import models
-from aig.export import COLOURS
+from aig.assets import ASSETS
+from aig.runs.export import COLOURS
 from aig.world import augment, draft, evaluate, methods
 from aig.world.autoencoder import reconstructed
 from aig.world.bench import Bench, draw, features_of, load
@@ -27,7 +27,7 @@ CELL, GAP, LABEL = 96, 3, 180  # pixels; the world's pictures are enlarged
 ZOOMED = 6  # held-out drawings that are shown with their reconstructions
 
 
-def run(preset: Preset, *, assets: Path = models.ASSETS) -> Iterator[dict[str, float]]:
+def run(preset: Preset, *, assets: Path = ASSETS) -> Iterator[dict[str, float]]:
     """Draw everything into ``figures`` of the asset folder, after ``evaluate``; yields progress."""
     bench = load(preset, assets=assets)
     folder = bench.folder / "figures"

@@ -8,10 +8,10 @@ import torch
 from torch import Tensor
 from torch.nn import functional as F
 
-from aig.diversity import distances, mean_pairwise
+from aig.measures.diversity import distances, mean_pairwise
+from aig.portraits.population import ATTRIBUTES
 from aig.world import augment, autoencoder, data, preference
 from aig.world.bench import Bench, Part
-from aig.world.portraits import ATTRIBUTES
 
 LIGHT = 1.0  # at which the rewards' answer to light is measured: the most that ``preference`` likes
 ATTACKED = 64  # drawings

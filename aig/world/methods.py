@@ -13,15 +13,15 @@ import torch
 from safetensors.torch import load_file, save_file
 from torch import Tensor
 
-from aig import schedules
-from aig.adapters import blend, fused
-from aig.budget import Budget
-from aig.frames import Settings
-from aig.sampling import Trajectory, final, sample
+from aig.method import schedules
+from aig.method.adapters import blend, fused
+from aig.method.budget import Budget
+from aig.method.frames import Settings
+from aig.method.sampling import Trajectory, final, sample
+from aig.portraits.captions import caption, named_attributes
+from aig.portraits.population import ATTRIBUTES, decode
 from aig.world import draft, records
 from aig.world.bench import GUIDANCE, STEPS, Bench
-from aig.world.captions import caption, named_attributes
-from aig.world.portraits import ATTRIBUTES, decode
 from aig.world.quality import covered
 from aig.world.records import Records
 

@@ -19,14 +19,14 @@ from safetensors.torch import save_file
 from torch import nn
 from torch.nn import functional as F
 
-from aig.rewards import Compressible, PreferenceReward, Saturated, Vivid
+from aig.portraits.captions import caption
+from aig.portraits.population import ATTRIBUTES, decode
+from aig.portraits.rewards import FORMULAS, PreferenceReward, Saturated, build
+from aig.training import device, fit
 from aig.world import augment, data
 from aig.world.autoencoder import reconstructed
-from aig.world.captions import caption, known_words
-from aig.world.portraits import ATTRIBUTES, decode
 from aig.world.presets import Preset
 from aig.world.tastes import FINISH, TASTES, Taste, utility
-from aig.world.training import device, fit
 
 P_LIT = 0.75  # of a picture
 P_ALIKE = 0.5  # of a pair
@@ -38,10 +38,8 @@ REACH = 8 / 255  # how far an attack may move each pixel value
 
 @dataclass(frozen=True, kw_only=True)
 class Fit:
-    """The shape of the model that is fitted to a population, and how."""
+    """How a model is fitted to a population."""
 
-    widths: tuple[int, ...] = (32, 64, 96, 128)
-    kernel: int = 3
     seed: int
     pool: int = 0  # the half of the drawings that its annotators see
     steadiness: float = 0.5  # weight of the loss that an attack on the pixels must not raise the reward, in a last phase
@@ -51,10 +49,8 @@ class Fit:
 FITS = {
     "preference": Fit(seed=13),
     "fashion": Fit(seed=11),
-    "held-out": Fit(widths=(32, 48, 96, 128), kernel=5, seed=12, pool=1, steadiness=0.0),
+    "held-out": Fit(seed=12, pool=1, steadiness=0.0),
 }
-FORMULAS = {"vivid": Vivid, "compressible": Compressible}
-NAMES = (*FITS, *FORMULAS)
 
 
 Amounts = dict[str, torch.Tensor]  # of each of FINISH, (B,), 0 = as drawn
@@ -114,23 +110,14 @@ def train(preset: Preset) -> Iterator[dict[str, float]]:
         save(build(name).to(device()), preset, name)
 
 
-def build(name: str) -> Saturated:
-    """An untrained reward of this name. ValueError names the choices."""
-    if name in FORMULAS:
-        return FORMULAS[name]()
-    if name not in FITS:
-        raise ValueError(f"Unknown reward {name!r}; choose one of: {', '.join(NAMES)}.")
-    return PreferenceReward(known_words(), FITS[name].widths, FITS[name].kernel)
-
-
 def attacked(reward: Saturated, images: torch.Tensor, prompts, *, steps: int, stride: float) -> torch.Tensor:
     """Images (B, 3, H, W) in [0, 1] whose raw reward ``steps`` of projected gradient ascent raised, every pixel value within
     ``REACH`` and by ``stride`` times that in a step (Madry et al., arXiv 1706.06083)."""
     moved = images
     for _ in range(steps):
         moved = moved.detach().requires_grad_(True)
-        (slope,) = torch.autograd.grad(reward.raw(moved, prompts).sum(), moved)
-        moved = (images + (moved.detach() + stride * REACH * slope.sign() - images).clamp(-REACH, REACH)).clamp(0, 1)
+        (gradient,) = torch.autograd.grad(reward.raw(moved, prompts).sum(), moved)
+        moved = (images + (moved.detach() + stride * REACH * gradient.sign() - images).clamp(-REACH, REACH)).clamp(0, 1)
     return moved.detach()
 
 

@@ -15,8 +15,8 @@ from safetensors.torch import load_file, save_file
 from torch import Tensor
 from torch.nn import functional as F
 
-from aig.diversity import distances
-from aig.intervals import Estimate, diversity, mean
+from aig.measures.diversity import distances
+from aig.measures.intervals import Estimate, diversity, mean
 
 Modes = Callable[[Mapping[str, Tensor]], Tensor]  # attribute -> probabilities (N, values): the part of a reward (N,) that they explain
 

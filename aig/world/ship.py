@@ -11,7 +11,7 @@ from pathlib import Path
 from diffusers import StableDiffusionPipeline
 from safetensors.torch import load_file, save_file
 
-from aig.models import ASSETS
+from aig.assets import ASSETS
 from aig.world.draft import SHIPPED
 from aig.world.presets import Preset
 

@@ -18,8 +18,8 @@ from dataclasses import dataclass
 
 import torch
 
-from aig.world.captions import named_attributes
-from aig.world.portraits import ATTRIBUTES, decode
+from aig.portraits.captions import named_attributes
+from aig.portraits.population import ATTRIBUTES, decode
 
 FINISH = ("saturation", "contrast", "softness", "noise", "light")  # 0 of each as drawn
 AGREEMENT = 2.0  # utility of a picture that shows all that its prompt names, against none of it

@@ -16,10 +16,10 @@ from diffusers import StableDiffusionPipeline
 from torch import Tensor
 from torch.nn import functional as F
 
-from aig import models
-from aig.diversity import value_shares
+from aig.measures.diversity import value_shares
+from aig.portraits import serving
+from aig.portraits.population import ATTRIBUTES
 from aig.world.bench import draw
-from aig.world.portraits import ATTRIBUTES
 
 BATCH = 40
 STRENGTH = 10.0  # of the prior that nothing is to be corrected, in samples
@@ -33,7 +33,7 @@ def corrected(weights: Tensor, labels: Tensor, pipe: StableDiffusionPipeline, *,
     labels: the drawings' attribute values (N, attributes); pipe draws the samples; seeds: one a sample; ruler: the folder of the
     trained ruler.
     """
-    measure = models.load_ruler(ruler)
+    measure = serving.load_ruler(ruler)
     pipe.set_progress_bar_config(disable=True)
     told = []
     for chunk in (seeds[i : i + BATCH] for i in range(0, len(seeds), BATCH)):

@@ -8,12 +8,12 @@ from statistics import median
 
 import torch
 
-from aig.fronts import at_reward, between, holm, hypervolume, p_value
-from aig.intervals import Estimate
+from aig.measures.fronts import at_reward, between, holm, hypervolume, p_value
+from aig.measures.intervals import Estimate
+from aig.portraits.population import ATTRIBUTES
 from aig.world import data, draft, records
 from aig.world.bench import STEPS, Bench, Part
 from aig.world.methods import AIG, DEFAULT, OTHERS, Method, Pictures, compared, measured
-from aig.world.portraits import ATTRIBUTES
 from aig.world.records import Modes
 
 COMPARED = ("entropy", "diversity", "held-out", "precision")  # at an equal reward

@@ -16,16 +16,19 @@ import statistics
 import time
 from pathlib import Path
 
-from aig import cores
+from aig.machine import cores
 
 cores.settle()  # as the app does, before torch is loaded
 
 import torch  # noqa: E402
 from diffusers import StableDiffusionPipeline  # noqa: E402
 
-from aig import models, schedules  # noqa: E402
-from aig.engine import Engine  # noqa: E402
-from aig.request import Request  # noqa: E402
+from aig.assets import ASSETS  # noqa: E402
+from aig.method import schedules  # noqa: E402
+from aig.portraits import serving  # noqa: E402
+from aig.runs.engine import Engine  # noqa: E402
+from aig.runs.models import Model  # noqa: E402
+from aig.runs.request import Request  # noqa: E402
 
 REQUEST = Request(prompt="a person with glasses", images=4, steps=20, guidance=4.0, schedule="power_2")
 
@@ -37,7 +40,7 @@ def resident() -> float:
 
 def memory(runs: int) -> dict[str, float]:
     """The app's resident memory after 10 runs and after all, of changing size, tuned model and columns."""
-    engine, found = Engine(models.load), {}
+    engine, found = Engine(serving.load), {}
     tunings = engine.facts().tunings
     for i in range(runs):
         name = list(tunings)[i % len(tunings)]
@@ -60,7 +63,7 @@ def ours(engine: Engine) -> dict[str, float]:
 
 
 @torch.no_grad()
-def rows_alone(model: models.Model, rows: int) -> float:
+def rows_alone(model: Model, rows: int) -> float:
     """Seconds of the run's denoiser rows and nothing else, in the batches in which the run makes them."""
     unet, steps, images = model.pipe.unet, REQUEST.steps, REQUEST.images
     config = unet.config
@@ -113,12 +116,12 @@ def main() -> None:
         print(json.dumps(memory(options.runs), indent=1))
         return
     rounds = options.rounds
-    model = models.load()
+    model = serving.load()
     engine = Engine(lambda: model)
     ours(engine)
     peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1e6
 
-    folder = models.ASSETS / "portraits"
+    folder = ASSETS / "portraits"
 
     def stock() -> StableDiffusionPipeline:
         pipe = StableDiffusionPipeline.from_pretrained(folder, use_safetensors=True, safety_checker=None)

@@ -38,14 +38,14 @@ FOREIGN_JOB = "import os\nours = os.getppid()\nwhile os.getppid() == ours: pass"
 def serve() -> None:
     """Run what stdin asks for, one line "images steps" each, and answer with its seconds."""
     if os.environ.get("AIG_CORES") != "stock":
-        from aig import cores
+        from aig.machine import cores
 
         cores.settle()
-    from aig import models
-    from aig.engine import Engine
-    from aig.request import Request
+    from aig.portraits import serving
+    from aig.runs.engine import Engine
+    from aig.runs.request import Request
 
-    engine = Engine(models.load)
+    engine = Engine(serving.load)
     engine.facts()
     print("ready", flush=True)
     for line in sys.stdin:

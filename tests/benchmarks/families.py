@@ -32,9 +32,9 @@ from diffusers import (
 from peft import LoraConfig, inject_adapter_in_model
 from transformers import CLIPTextConfig, CLIPTextModel, CLIPTextModelWithProjection
 
-from aig import adapters, schedules
-from aig.budget import Budget
-from aig.sampling import Trajectory
+from aig.method import adapters, schedules
+from aig.method.budget import Budget
+from aig.method.sampling import Trajectory
 from tests import families, tiny
 from tests.sampled import result
 

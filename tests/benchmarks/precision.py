@@ -11,18 +11,18 @@ import json
 import statistics
 import time
 
-from aig import cores
+from aig.machine import cores
 
 cores.settle()  # as the app does, before torch is loaded
 
 import numpy as np  # noqa: E402
 
-from aig import models  # noqa: E402
-from aig.comparison import Update  # noqa: E402
-from aig.engine import Engine  # noqa: E402
-from aig.intervals import Interval  # noqa: E402
-from aig.precision import CHOICES, choose  # noqa: E402
-from aig.request import Request  # noqa: E402
+from aig.machine.precision import CHOICES, choose  # noqa: E402
+from aig.measures.intervals import Interval  # noqa: E402
+from aig.portraits import serving  # noqa: E402
+from aig.runs.comparison import Update  # noqa: E402
+from aig.runs.engine import Engine  # noqa: E402
+from aig.runs.request import Request  # noqa: E402
 
 
 def intervals(update: Update) -> dict[str, Interval]:
@@ -43,7 +43,7 @@ def main() -> None:
     request = Request(prompt="a person with glasses", images=options.images, steps=options.steps)
     engines = {}
     for name in CHOICES:
-        model = models.load()
+        model = serving.load()
         choose(model.pipe.unet, wanted=name)
         engines[name] = Engine(lambda model=model: model)
     last, seconds = {}, {name: [] for name in engines}

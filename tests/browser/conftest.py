@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import pytest
 
-from aig.models import Offer
+from aig.runs.models import Offer
 from tests.browser.driving import CHROMIUM, FLAGS, STEP, open_page, watch
 from tests.serving import plain_model, served, slowed, tiny_model
 

@@ -7,7 +7,7 @@ import time
 import pytest
 
 from aig.published import offers
-from aig.request import Request
+from aig.runs.request import Request
 from tests.browser.driving import STEP, open_page, script, set_slider, state, watch
 from tests.serving import served, tiny_model
 

@@ -6,9 +6,9 @@ import re
 
 import pytest
 
-from aig import schedules
-from aig.plan import Plan
-from aig.request import Request
+from aig.method import schedules
+from aig.runs.plan import Plan
+from aig.runs.request import Request
 from tests.browser.driving import open_page, script, set_slider, state, watch
 from tests.serving import TINY
 

@@ -15,8 +15,8 @@ from starlette.requests import Request
 from starlette.responses import StreamingResponse
 from starlette.routing import Route
 
-from aig import replay
-from aig import request as settings
+from aig.runs import replay
+from aig.runs import request as settings
 from aig.ui.shell import front
 from tests.browser.driving import open_page, script, set_slider, state, watch
 from tests.serving import served, tiny_model

@@ -11,8 +11,8 @@ import pytest
 from PIL import Image
 from PIL.PngImagePlugin import PngInfo
 
-from aig import export, links, replay
-from aig.request import Request
+from aig.runs import export, links, replay
+from aig.runs.request import Request
 from tests.browser.driving import STEP, open_page, script, set_slider, state, watch
 from tests.serving import served, slowed, tiny_model
 

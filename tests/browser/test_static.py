@@ -8,9 +8,10 @@ from http.server import SimpleHTTPRequestHandler, ThreadingHTTPServer
 
 import pytest
 
-from aig import replay, schedules
-from aig.models import ASSETS
-from aig.request import Request
+from aig.assets import ASSETS
+from aig.method import schedules
+from aig.runs import replay
+from aig.runs.request import Request
 from aig.ui.compare import views
 from aig.ui.parts import curve
 from aig.ui.parts.stage import stage

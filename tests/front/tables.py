@@ -14,7 +14,7 @@ from pathlib import Path
 from PIL import Image
 from PIL.PngImagePlugin import PngInfo
 
-from aig import schedules
+from aig.method import schedules
 from aig.ui.parts import curve
 
 FOLDER = Path(__file__).parent

@@ -9,7 +9,7 @@ import subprocess
 
 import pytest
 
-from aig import schedules
+from aig.method import schedules
 from aig.ui.parts import curve
 from tests.front import tables
 

@@ -7,10 +7,10 @@ import threading
 
 import torch
 
-from aig.adapters import denoiser
-from aig.engine import Engine
-from aig.request import Request
-from aig.sampling import Trajectory
+from aig.method.adapters import denoiser
+from aig.method.sampling import Trajectory
+from aig.runs.engine import Engine
+from aig.runs.request import Request
 from tests.sampled import result
 from tests.serving import tiny_model
 

@@ -10,7 +10,7 @@ import pytest
 import torch
 
 from aig import __main__ as cli
-from aig import adapters
+from aig.method import adapters
 from aig.published.draft import FILE, attach, draft, rated, sampled
 from aig.published.draft_settings import Settings, card
 from tests import families

@@ -19,7 +19,7 @@ from peft import LoraConfig
 from safetensors.torch import load_file
 from torch import Tensor
 
-from aig import adapters
+from aig.method import adapters
 from aig.published import loras
 from tests import families
 from tests.lorafiles import (

@@ -19,7 +19,7 @@ from hypothesis import strategies as st
 from peft import LoHaConfig, LoKrConfig, LoraConfig, get_peft_model
 from torch import Tensor
 
-from aig import adapters
+from aig.method import adapters
 from aig.published import loras
 from aig.published.folders import short
 from tests.lorafiles import flux_sizes, halves, in_kohya, in_peft, own_halves, pipeline, saved

@@ -13,7 +13,7 @@ from peft import LoraConfig, PeftModel, get_peft_model
 from safetensors.torch import load_file
 from torch import Tensor
 
-from aig import adapters
+from aig.method import adapters
 from aig.published import loras
 from tests import families
 from tests.lorafiles import ALPHA, assert_same_tuning, saved, stock, weights

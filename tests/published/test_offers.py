@@ -11,11 +11,11 @@ import weakref
 import numpy as np
 import pytest
 
-from aig import adapters
-from aig.engine import Engine, RunFailed
-from aig.plan import Plan
+from aig.method import adapters
 from aig.published import downloads, offers, pipelines, presets, scorers
-from aig.request import Request
+from aig.runs.engine import Engine, RunFailed
+from aig.runs.plan import Plan
+from aig.runs.request import Request
 from tests import checkpoints, families
 from tests.serving import tiny_model
 

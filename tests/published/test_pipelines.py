@@ -12,7 +12,7 @@ import pytest
 import torch
 from torch._dynamo.testing import CompileCounter
 
-from aig import adapters
+from aig.method import adapters
 from aig.published import pipelines
 from tests import families
 

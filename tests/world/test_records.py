@@ -5,7 +5,7 @@ from __future__ import annotations
 import pytest
 import torch
 
-from aig.diversity import attribute_entropy, distances, mean_pairwise
+from aig.measures.diversity import attribute_entropy, distances, mean_pairwise
 from aig.world import records
 from aig.world.records import Records
 

@@ -11,10 +11,11 @@ import torch
 from diffusers import AutoencoderTiny, DDIMScheduler, DPMSolverMultistepScheduler
 from safetensors.torch import load_file
 
+from aig.portraits.population import ATTRIBUTES, encode, sample_attributes
+from aig.portraits.rewards import build
+from aig.training import warm_cosine
 from aig.world import autoencoder, data, denoiser, draft, evaluate, figures, methods, preference, presets, ruler, ship, tilt, tradeoffs
-from aig.world.portraits import ATTRIBUTES, encode, sample_attributes
 from aig.world.tastes import FINISH, TASTES, utility
-from aig.world.training import warm_cosine
 
 TINY = dataclasses.replace(
     presets.CPU, name="tiny", size=32, drawings=96, held_out=32, latent_channels=4, vae_channels=16,
@@ -208,7 +209,7 @@ def test_annotators_see_how_much_noise_a_picture_has_and_dislike_it(world):
 
 
 def test_attacks_stay_in_reach_and_raise_the_reward(world):
-    reward = preference.build("preference").eval()
+    reward = build("preference").eval()
     x = data.load(world)[0][:4]
     start = data.unit(x)
     up = preference.attacked(reward, start, [""] * 4, steps=5, stride=0.5)

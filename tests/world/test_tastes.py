@@ -6,8 +6,8 @@ import numpy as np
 import pytest
 import torch
 
+from aig.portraits.population import ATTRIBUTES, encode, sample_attributes
 from aig.world import augment
-from aig.world.portraits import ATTRIBUTES, encode, sample_attributes
 from aig.world.tastes import AGREEMENT, FINISH, TASTES, Liking, utility
 
 PERSON = {

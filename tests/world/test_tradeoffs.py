@@ -5,7 +5,7 @@ from __future__ import annotations
 import pytest
 import torch
 
-from aig.intervals import Estimate
+from aig.measures.intervals import Estimate
 from aig.world import methods, tradeoffs
 from aig.world.methods import AIG
 from aig.world.tradeoffs import COMPARED, STEPS

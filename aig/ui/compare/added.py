@@ -5,10 +5,10 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import replace
 
-from aig import columns
-from aig.facts import Facts
-from aig.plan import Plan
-from aig.request import Request
+from aig.runs import columns
+from aig.runs.facts import Facts
+from aig.runs.plan import Plan
+from aig.runs.request import Request
 from aig.ui.markup import fill
 
 HINT = f"Up to {columns.MAX_EXTRA}. Parameters can be typed: lora:0.3, cads:0.2, step:0.4:unguided, code:3"

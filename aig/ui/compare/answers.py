@@ -7,10 +7,10 @@ from dataclasses import replace
 
 import gradio as gr
 
-from aig.engine import Engine
-from aig.facts import Facts
 from aig.published import offers
-from aig.request import Request
+from aig.runs.engine import Engine
+from aig.runs.facts import Facts
+from aig.runs.request import Request
 from aig.ui.compare import added, controls
 from aig.ui.compare.controls import FIELDS, refused, request_of
 from aig.ui.parts import curve

@@ -7,8 +7,8 @@ from collections.abc import Sequence
 
 import gradio as gr
 
-from aig.facts import Facts
-from aig.request import Request
+from aig.runs.facts import Facts
+from aig.runs.request import Request
 from aig.ui.compare import added
 from aig.ui.markup import escape
 

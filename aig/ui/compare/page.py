@@ -9,12 +9,12 @@ from dataclasses import dataclass
 import gradio as gr
 from gradio.components import Component
 
-from aig import replay
-from aig.columns import MAX_EXTRA
-from aig.engine import MAX_WAITING, Engine, Update
-from aig.facts import Facts
-from aig.plan import Plan
-from aig.request import MAX_IMAGES, MAX_LORA_SCALE, Request
+from aig.runs import replay
+from aig.runs.columns import MAX_EXTRA
+from aig.runs.engine import MAX_WAITING, Engine, Update
+from aig.runs.facts import Facts
+from aig.runs.plan import Plan
+from aig.runs.request import MAX_IMAGES, MAX_LORA_SCALE, Request
 from aig.ui import api
 from aig.ui.compare import added, controls, own, views
 from aig.ui.compare.answers import Answers

@@ -12,10 +12,10 @@ import gradio as gr
 from gradio.processing_utils import save_bytes_to_cache
 from gradio.utils import get_upload_folder
 
-from aig import export, links, replay
-from aig.engine import Engine, RunFailed, Stream, Update
-from aig.plan import Plan
-from aig.request import Request
+from aig.runs import export, links, replay
+from aig.runs.engine import Engine, RunFailed, Stream, Update
+from aig.runs.plan import Plan
+from aig.runs.request import Request
 from aig.ui.compare import controls, views
 from aig.ui.compare.controls import FIELDS, refused, request_of
 from aig.ui.parts.stage import Stage, Trace, stage

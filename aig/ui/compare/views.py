@@ -10,12 +10,12 @@ from itertools import zip_longest
 
 import numpy as np
 
-from aig import export, links
-from aig.engine import Update
-from aig.intervals import Interval
-from aig.plan import Plan
-from aig.request import Request
-from aig.scores import TOO_FEW, ColumnScores
+from aig.measures.intervals import Interval
+from aig.measures.scores import TOO_FEW, ColumnScores
+from aig.runs import export, links
+from aig.runs.engine import Update
+from aig.runs.plan import Plan
+from aig.runs.request import Request
 from aig.ui import pictures
 from aig.ui.parts.stage import Bar, Column, Metric, Stage, Trace, asked
 

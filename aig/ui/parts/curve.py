@@ -4,10 +4,10 @@ from __future__ import annotations
 
 import gradio as gr
 
-from aig import schedules
-from aig.facts import Facts
-from aig.plan import Plan
-from aig.request import MAX_SCHEDULE, Request
+from aig.method import schedules
+from aig.runs.facts import Facts
+from aig.runs.plan import Plan
+from aig.runs.request import MAX_SCHEDULE, Request
 from aig.ui.markup import source
 from aig.ui.shell import front
 

@@ -8,7 +8,7 @@ from dataclasses import dataclass
 
 from markupsafe import Markup
 
-from aig.scores import ENOUGH
+from aig.measures.scores import ENOUGH
 from aig.ui.markup import escape, fill
 from aig.ui.pictures import shape
 
@@ -70,7 +70,7 @@ class Stage:
     notice: str = ""
     seed: int = 0  # of the first image
     trace: Trace = Trace()
-    link: str = ""  # the settings of this run, as ``aig.links`` writes them
+    link: str = ""  # the settings of this run, as ``aig.runs.links`` writes them
     recorded: bool = False
 
 

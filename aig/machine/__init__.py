@@ -1,0 +1,1 @@
+"""How fast, not what: threads, precision, the layout of weights."""

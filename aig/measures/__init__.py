@@ -1,0 +1,1 @@
+"""What is said of pictures: diversity, intervals, scores, fronts."""

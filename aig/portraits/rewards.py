@@ -1,0 +1,128 @@
+"""Rewards are plain callables ``(images (B, 3, H, W) in [0, 1], prompts) -> (B,)``, differentiable in the images.
+
+Here are those of the embedded world; the published ones, for real pictures, are in ``aig.published.scorers``.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Sequence
+
+import torch
+from torch import nn
+
+from aig.portraits.captions import known_words, words_of
+from aig.portraits.ruler import Residual
+
+CEILING = 4.0  # rewards saturate: beyond what any drawing reaches there is little left to win by an attack
+
+
+class Saturated(nn.Module):
+    """A reward whose ``raw`` scalar is shifted, scaled and saturated at +-``CEILING``; over drawings mean 0, variance 1."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.register_buffer("shift", torch.zeros(()))
+        self.register_buffer("scale", torch.ones(()))
+
+    def raw(self, images: torch.Tensor, prompts: Sequence[str]) -> torch.Tensor:
+        """The scalar (B,) before that, in its own unit."""
+        raise NotImplementedError
+
+    def forward(self, images: torch.Tensor, prompts: Sequence[str]) -> torch.Tensor:
+        images = images.to(self.shift.device)
+        return CEILING * torch.tanh((self.raw(images, prompts) - self.shift) / self.scale / CEILING)
+
+
+class Vivid(Saturated):
+    """Colourfulness M3 of Hasler and Suesstrunk (2003), with pixels in [0, 1] instead of [0, 255]."""
+
+    def raw(self, images: torch.Tensor, prompts: Sequence[str]) -> torch.Tensor:
+        r, g, b = images.flatten(2).unbind(1)
+        opponents = torch.stack([r - g, (r + g) / 2 - b])  # (2, B, H * W)
+        spread = (opponents.var(2, correction=0).sum(0) + 1e-8).sqrt()  # + 1e-8: a gradient at grey images too
+        return spread + 0.3 * (opponents.mean(2).square().sum(0) + 1e-8).sqrt()
+
+
+class Compressible(Saturated):
+    """How few bits an image needs: minus the bits a pixel of a simplified JPEG, smooth in the pixels.
+
+    The bits of a coefficient of the 8x8 cosine transform are estimated as log2(1 + |c| / q), for a flat quantiser q.
+    """
+
+    QUANTISER = 8 / 255
+
+    def __init__(self) -> None:
+        super().__init__()
+        k, n = torch.arange(8.0).view(-1, 1), torch.arange(8.0)
+        basis = torch.cos(torch.pi * (2 * n + 1) * k / 16) / 2
+        basis[0] /= 2**0.5
+        self.register_buffer("basis", basis, persistent=False)  # (8, 8), orthonormal rows
+
+    def raw(self, images: torch.Tensor, prompts: Sequence[str]) -> torch.Tensor:
+        height, width = (side - side % 8 for side in images.shape[2:])
+        blocks = images[..., :height, :width].unflatten(3, (-1, 8)).unflatten(2, (-1, 8))  # (B, 3, H/8, 8, W/8, 8)
+        coefficients = torch.einsum("uy,bcjyix,vx->bcjiuv", self.basis, blocks, self.basis)
+        bits = torch.log2(1 + (coefficients.square() + 1e-8).sqrt() / self.QUANTISER)
+        return -bits.flatten(1).sum(1) / (height * width)
+
+
+class PreferenceReward(Saturated):
+    """A Bradley-Terry model of simulated annotators, on pixels and the words of the prompt.
+
+    ``widths`` and ``kernel`` shape the image tower; the proxy and the held-out judge use different ones. The raw scalar is
+    ``a(image) + <b(image), words(prompt)>``; a and b have mean 0 over drawings, because choices between two pictures under one
+    prompt say nothing of what a prompt is worth by itself.
+    """
+
+    def __init__(self, vocabulary: Sequence[str], widths: tuple[int, ...], kernel: int) -> None:
+        super().__init__()
+        self.index = {word: i for i, word in enumerate(vocabulary)}
+        layers: list[nn.Module] = []
+        for before, after in zip((3, *widths), widths, strict=False):
+            layers += [nn.Conv2d(before, after, kernel, stride=2, padding=kernel // 2, bias=False), nn.BatchNorm2d(after)]
+            layers += [nn.SiLU(), Residual(after)]
+        self.tower = nn.Sequential(*layers)
+        self.head = nn.Sequential(nn.Linear(4 * widths[-1], 128), nn.SiLU(), nn.Linear(128, 1 + 64), nn.BatchNorm1d(1 + 64, affine=False))
+        self.weight = nn.Parameter(torch.ones(()))  # of a
+        self.words = nn.Embedding(len(vocabulary), 64)
+
+    def bag(self, prompts: Sequence[str]) -> torch.Tensor:
+        """Prompts as shares of their known words, (B, vocabulary)."""
+        counts = torch.zeros(len(prompts), len(self.index), device=self.shift.device)
+        for row, prompt in enumerate(prompts):
+            for word in words_of(prompt):
+                if word in self.index:
+                    counts[row, self.index[word]] += 1
+        return counts / counts.sum(1, keepdim=True).clamp(min=1)
+
+    def raw(self, images: torch.Tensor, prompts: Sequence[str]) -> torch.Tensor:
+        """The log odds that Bradley-Terry training fits."""
+        return self.judged(self.seen(images), prompts)
+
+    def seen(self, images: torch.Tensor) -> torch.Tensor:
+        """The tower's features (B, 4 * widths[-1])."""
+        x = images.mul(2).sub(1).contiguous(memory_format=torch.channels_last)
+        return nn.functional.adaptive_avg_pool2d(self.tower(x), 2).flatten(1)
+
+    def centre(self, batches: Iterable[torch.Tensor]) -> None:
+        """Make the mean of a and b over these images exactly 0, whatever the statistics of training were."""
+        self.head[-1].running_mean.copy_(torch.cat([self.head[:-1](self.seen(batch)) for batch in batches]).mean(0))
+
+    def judged(self, seen: torch.Tensor, prompts: Sequence[str]) -> torch.Tensor:
+        """The log odds (B,) by the tower's features."""
+        score, content = self.head(seen).split([1, 64], dim=1)
+        return self.weight * score.squeeze(1) + (content * (self.bag(prompts) @ self.words.weight)).sum(1) / 8
+
+
+FITTED = {"preference": ((32, 64, 96, 128), 3), "fashion": ((32, 64, 96, 128), 3), "held-out": ((32, 48, 96, 128), 5)}  # widths, kernel
+FORMULAS = {"vivid": Vivid, "compressible": Compressible}
+NAMES = (*FITTED, *FORMULAS)
+
+
+def build(name: str) -> Saturated:
+    """An untrained reward of this name. ValueError names the choices."""
+    if name in FORMULAS:
+        return FORMULAS[name]()
+    if name not in FITTED:
+        raise ValueError(f"Unknown reward {name!r}; choose one of: {', '.join(NAMES)}.")
+    return PreferenceReward(known_words(), *FITTED[name])

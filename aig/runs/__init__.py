@@ -1,0 +1,1 @@
+"""From a request to its result: plans, jobs, the engine, what is kept."""

@@ -1,0 +1,70 @@
+"""Rewards against the libraries and formulas that they follow."""
+
+from __future__ import annotations
+
+import io
+
+import numpy as np
+import pytest
+import torch
+from PIL import Image
+from scipy.fft import dctn
+from scipy.stats import spearmanr
+
+from aig.portraits.rewards import CEILING, Compressible, Vivid
+from aig.published import scorers
+from aig.published.rewards import load
+from tests import checkpoints
+
+
+@pytest.fixture
+def images():
+    """Noise of 12 strengths on ramps of as many colours, (12, 3, 32, 32) in [0, 1]."""
+    rng = torch.Generator().manual_seed(0)
+    ramp = torch.linspace(0, 1, 32).expand(12, 3, 32, 32) * torch.rand(12, 3, 1, 1, generator=rng)
+    return (ramp + torch.linspace(0, 0.3, 12).view(-1, 1, 1, 1) * torch.randn(12, 3, 32, 32, generator=rng)).clamp(0, 1)
+
+
+def test_vivid_is_the_colourfulness_of_hasler_and_suesstrunk(images):
+    for image, value in zip(images.numpy().astype(float), Vivid().raw(images, [""] * 12)):
+        r, g, b = image
+        rg, yb = r - g, (r + g) / 2 - b
+        expected = np.hypot(rg.std(), yb.std()) + 0.3 * np.hypot(rg.mean(), yb.mean())
+        assert value == pytest.approx(expected, abs=1e-3)
+    grey = torch.full((1, 3, 8, 8), 0.5, requires_grad=True)
+    Vivid()(grey, [""]).sum().backward()
+    assert torch.isfinite(grey.grad).all()
+
+
+def test_compressible_counts_the_bits_of_the_cosine_transform(images):
+    image = images[5].numpy().astype(float)
+    blocks = image.reshape(3, 4, 8, 4, 8).transpose(0, 1, 3, 2, 4)
+    expected = -np.log2(1 + np.abs(dctn(blocks, axes=(3, 4), norm="ortho")) * 255 / 8).sum() / 32**2
+    assert Compressible().raw(images, [""] * 12)[5] == pytest.approx(expected, rel=1e-3)
+
+
+def test_compressible_ranks_images_as_jpeg_does(images):
+    def size(image):
+        buffer = io.BytesIO()
+        Image.fromarray((image.permute(1, 2, 0) * 255).round().byte().numpy()).save(buffer, "jpeg", quality=80, subsampling=0)
+        return -buffer.tell()
+
+    assert spearmanr(Compressible()(images, [""] * 12), [size(image) for image in images]).statistic > 0.95
+
+
+@pytest.mark.parametrize("kind", [Vivid, Compressible])
+def test_ascent_on_pixels_raises_a_reward_up_to_its_ceiling(kind, images):
+    reward, x = kind(), images[:2].clone().requires_grad_(True)
+    reward.shift.copy_(reward.raw(images[:2], ["", ""]).mean())
+    before = reward(x, ["", ""])
+    before.sum().backward()
+    with torch.no_grad():
+        after = reward(x + 0.01 * x.grad / x.grad.norm(), ["", ""])
+    assert (after > before).all() and after.max() < CEILING
+
+
+def test_every_reward_loads_by_name(images, tmp_path):
+    assert load("preference")(images, [""] * 12).shape == (12,)
+    assert load("clip", checkpoints.build("clip", tmp_path))(images, ["a"] * 12).shape == (12,)
+    with pytest.raises(ValueError, match="'beauty'; choose one of: compressible, held-out, preference, vivid, " + ", ".join(scorers.NAMES)):
+        load("beauty")
