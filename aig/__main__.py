@@ -183,7 +183,7 @@ def run_draft(options: argparse.Namespace) -> None:
     os.environ["HF_HUB_OFFLINE"] = "0"  # before huggingface_hub is imported: model and reward are fetched where need be
     from aig.published import downloads, draft, draft_settings, presets
 
-    given = {f.name: getattr(options, f.name, None) for f in dataclasses.fields(draft_settings.Settings)}
+    given = {f.name: getattr(options, f.name, None) for f in dataclasses.fields(draft_settings.DraftSettings)}
     prompts = [line.strip() for line in options.prompts.read_text().splitlines() if line.strip()]
     if Path(options.model).is_dir():
         folder, base, licence = Path(options.model), Path(options.model).resolve().name, ""
@@ -193,7 +193,7 @@ def run_draft(options: argparse.Namespace) -> None:
         folder, base, licence, pipeline = downloads.located(preset), preset.repo, preset.licence, preset.pipeline
     if given["batch"] is None and pipeline == "StableDiffusionPipeline":
         given["batch"] = 64  # as the authors
-    settings = draft_settings.Settings(**{name: value for name, value in given.items() if value is not None})
+    settings = draft_settings.DraftSettings(**{name: value for name, value in given.items() if value is not None})
     if options.dry_run:
         print(draft.outline(folder, pipeline, prompts, settings))
         if folder is None:

@@ -41,7 +41,7 @@ MAX_DESCRIPTION = 60  # characters
 
 
 @dataclass(frozen=True, kw_only=True)
-class Plan:
+class Upload:
     """What would be uploaded to ``space``; nothing may be, as long as there are problems."""
 
     space: str
@@ -65,7 +65,7 @@ class Plan:
         )
 
 
-def plan(root: Path, space: str) -> Plan:
+def plan(root: Path, space: str) -> Upload:
     """Choose and check the files of the git repository at ``root``. ValueError for a bad name, or where git tracks
     nothing."""
     from huggingface_hub.utils import HFValidationError, validate_repo_id
@@ -82,7 +82,7 @@ def plan(root: Path, space: str) -> Plan:
     names = sorted(name for name in tracked if Path(name).parts[0] in NEEDED)
     present = [name for name in names if (root / name).is_file() and not (root / name).is_symlink()]
     files = {name: (root / name).stat().st_size for name in present}
-    return Plan(
+    return Upload(
         space=space,
         files=files,
         left=tuple(dict.fromkeys(Path(name).parts[0] for name in tracked if name not in files)),
@@ -96,7 +96,7 @@ def plan(root: Path, space: str) -> Plan:
     )
 
 
-def upload(plan: Plan, root: Path) -> str:
+def upload(plan: Upload, root: Path) -> str:
     """Make the Space hold exactly the plan's files, in one commit; the address of the Space.
 
     ValueError when the plan has problems, when there is no token, and when the Hub cannot be reached or refuses.

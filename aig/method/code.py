@@ -20,6 +20,7 @@ from torch import Tensor, nn
 from aig.method import families
 from aig.method.frames import Frame, Settings, clean_latents, decode, finite, initial_latents, watched
 from aig.method.guidance import annealed
+from aig.method.replaced import replaced
 from aig.method.steps import step_of
 
 Reward = Callable[[Tensor, Sequence[str]], Tensor]  # images (B, 3, H, W) in [0, 1] and B prompts -> (B,)
@@ -37,7 +38,7 @@ class Code:
 
 def best_of(pipe: DiffusionPipeline, code: Code, settings: Settings, hand: Callable[[Frame], None]) -> None:
     """Sample one column of images, one a seed, and hand over a frame after every step; those on the way show the first candidate."""
-    seeds, steps, start, stock = settings.seeds, settings.steps, time.perf_counter(), pipe.scheduler
+    seeds, steps, start = settings.seeds, settings.steps, time.perf_counter()
     owner = [k for k in range(len(seeds)) for _ in range(code.candidates)]
     generators = [generator(seeds[k], i % code.candidates) for i, k in enumerate(owner)]
     pictures = lambda latents: decode(pipe, latents, range(len(latents)), settings.budget.images)  # noqa: E731
@@ -60,21 +61,21 @@ def best_of(pipe: DiffusionPipeline, code: Code, settings: Settings, hand: Calla
         if step + 1 < steps:
             show(step + 1, lambda: clean_latents(pipe.scheduler, output, timestep, latents)[:: code.candidates])
 
-    pipe.scheduler = families.stochastic(stock)
-    try:
-        with annealed(pipe, [0.0] * steps, code.tuned, rows_at_once=settings.budget.rows) as ledger, watched(pipe, see, generators):
-            latents = pipe(
-                prompt=settings.prompt,
-                num_images_per_prompt=len(owner),
-                num_inference_steps=steps,
-                guidance_scale=settings.guidance,
-                latents=families.laid_out(pipe, initial_latents(pipe, seeds, settings.size)[owner]),
-                generator=generators,
-                output_type="latent",
-                **families.call_options(pipe, settings.size),
-            ).images
-    finally:
-        pipe.scheduler = stock
+    with (
+        replaced(pipe, "scheduler", families.stochastic(pipe.scheduler)),
+        annealed(pipe, [0.0] * steps, code.tuned, rows_at_once=settings.budget.rows) as ledger,
+        watched(pipe, see, generators),
+    ):
+        latents = pipe(
+            prompt=settings.prompt,
+            num_images_per_prompt=len(owner),
+            num_inference_steps=steps,
+            guidance_scale=settings.guidance,
+            latents=families.laid_out(pipe, initial_latents(pipe, seeds, settings.size)[owner]),
+            generator=generators,
+            output_type="latent",
+            **families.call_options(pipe, settings.size),
+        ).images
     finite(latents)
     chosen = latents[best(latents)]
     show(steps, lambda: chosen)

@@ -11,7 +11,7 @@ from collections.abc import Hashable, Iterable, Sequence
 from typing import NamedTuple
 
 
-class Part(NamedTuple):
+class Mix(NamedTuple):
     """What one image does at one step; its models and texts are only compared."""
 
     share: float  # g, of the tuned model
@@ -28,7 +28,7 @@ class Row(NamedTuple):
 
 
 def evaluations(
-    parts: Sequence[Part], leader: Sequence[int], branches: int
+    parts: Sequence[Mix], leader: Sequence[int], branches: int
 ) -> tuple[list[Row | None], list[Row | None]]:
     """For each of the branches * B rows what the base and what the tuned model are asked, None where nothing.
 
@@ -45,7 +45,7 @@ def evaluations(
     return base, tuned
 
 
-def parted(parts: Sequence[Part], leader: Sequence[int], branches: int) -> list[int]:
+def parted(parts: Sequence[Mix], leader: Sequence[int], branches: int) -> list[int]:
     """The leaders after a step: who was one and did the same stays one."""
     return first(
         (before, part.share, part.tuned if part.share else None, part.guided or branches == 1, part.text)

@@ -18,6 +18,7 @@ from torch import Tensor
 
 from aig.method import families
 from aig.method.budget import UNLIMITED, Budget
+from aig.method.replaced import replaced
 
 Item, Result = TypeVar("Item"), TypeVar("Result")
 
@@ -164,28 +165,21 @@ def watched(
     generators: one an image, for schedulers that draw noise where the pipeline hands them none (SD3, FLUX). The
     pipeline is silent meanwhile. Its scheduler.step and progress bar return afterwards.
     """
-    step, bar = pipe.scheduler.step, getattr(pipe, "_progress_bar_config", None)
-    before, draws = vars(pipe.scheduler).get("step"), "generator" in inspect.signature(step).parameters
+    step = pipe.scheduler.step
+    draws = "generator" in inspect.signature(step).parameters
 
     @functools.wraps(step)  # the pipeline looks at the signature to know whether to pass generators
     def seen(model_output: Tensor, timestep: Tensor, sample: Tensor, **options):
         see(model_output, timestep, sample)
         return step(model_output, timestep, sample, **({"generator": generators} if draws else {}) | options)
 
-    pipe.scheduler.step = seen
-    pipe._progress_bar_config = {**(bar or {}), "disable": True}
-    try:
-        yield
-    except BaseException:
-        pipe.maybe_free_model_hooks()  # the pipeline does so itself only at its end
-        raise
-    finally:
-        del pipe.scheduler.step
-        if before is not None:
-            pipe.scheduler.step = before
-        del pipe._progress_bar_config
-        if bar is not None:
-            pipe._progress_bar_config = bar
+    bar = {**getattr(pipe, "_progress_bar_config", {}), "disable": True}
+    with replaced(pipe.scheduler, "step", seen), replaced(pipe, "_progress_bar_config", bar):
+        try:
+            yield
+        except BaseException:
+            pipe.maybe_free_model_hooks()  # the pipeline does so itself only at its end
+            raise
 
 
 @torch.no_grad()

@@ -27,7 +27,8 @@ from torch import Tensor, nn
 
 from aig.method import adapters, families, supported
 from aig.method import evaluations as plans
-from aig.method.evaluations import Part, Row
+from aig.method.evaluations import Mix, Row
+from aig.method.replaced import replaced
 from aig.method.rows import Answer, Call, chunks, joined, rowwise
 from aig.method.steps import Clock, counted
 
@@ -101,11 +102,11 @@ def annealed(
         clock = stack.enter_context(counted(pipe, len(shares), run.stepped))
         for denoiser in denoisers.values():
             base, one = (denoiser.forward, None) if isinstance(tuned, Sequence) else adapters.pair(denoiser, tuned)
-            table = _parts(shares, tuned if isinstance(tuned, Sequence) else one, guided, texts)
+            table = _mixes(shares, tuned if isinstance(tuned, Sequence) else one, guided, texts)
             models = {id(part.tuned): part.tuned for parts in table for part in parts}.values()
             twins = [model for model in models if isinstance(model, nn.Module) and model is not denoiser]
             attention = stack.enter_context(supported.mirrored(denoiser, twins))
-            stack.enter_context(_replaced(denoiser, _mixing(run, clock, denoiser, base, table, twins, attention)))
+            stack.enter_context(replaced(denoiser, "forward", _mixing(run, clock, denoiser, base, table, twins, attention)))
         yield ledger
 
 
@@ -136,7 +137,7 @@ def _mixing(
     clock: Clock,
     denoiser: nn.Module,
     base: Callable,
-    table: list[list[Part]],
+    table: list[list[Mix]],
     twins: list[nn.Module],
     attention: supported.Attention,
 ) -> Callable:
@@ -214,19 +215,6 @@ def _computed(answer: Answer | None, asked: list[Row | None]) -> Tensor | None:
     return answer.tensors[0].masked_fill(rowwise(missing, answer.tensors[0]), math.nan)
 
 
-@contextmanager
-def _replaced(denoiser: nn.Module, forward: Callable) -> Iterator[None]:
-    """The denoiser with another forward, for a while."""
-    before = vars(denoiser).get("forward")
-    denoiser.forward = forward
-    try:
-        yield
-    finally:
-        del denoiser.forward
-        if before is not None:  # a hook had replaced it before us
-            denoiser.forward = before
-
-
 def _table(weights: Sequence | Tensor, groups: Sequence | None) -> list[list[float]]:
     """The weights as T lists of B floats; B is 1 when all images share them and none are grouped."""
     table = [row.tolist() if hasattr(row, "tolist") else row for row in weights]
@@ -242,12 +230,12 @@ def _table(weights: Sequence | Tensor, groups: Sequence | None) -> list[list[flo
     return table
 
 
-def _parts(
+def _mixes(
     shares: list[list[float]],
     tuned: Callable | Sequence[Sequence[Callable]],
     guided: Sequence[Sequence[bool]] | None,
     texts: Sequence[TextChange | None] | None,
-) -> list[list[Part]]:
+) -> list[list[Mix]]:
     """What each of B images does at each of T steps. ValueError when the tables differ in T or B."""
     steps, images = len(shares), len(shares[0])
     tuned = tuned if isinstance(tuned, Sequence) else [[tuned] * images] * steps
@@ -256,7 +244,7 @@ def _parts(
     for name, given in (("tuned", tuned), ("guided", guided), ("texts", texts)):
         if len(given) != steps or any(len(row) != images for row in given):
             raise ValueError(f"{name} must fit the weights of {steps} steps and {images} images")
-    return [[Part(*each) for each in zip(*rows)] for rows in zip(shares, tuned, guided, texts)]
+    return [[Mix(*each) for each in zip(*rows)] for rows in zip(shares, tuned, guided, texts)]
 
 
 def _retold(call: Call, step: int, texts: list[TextChange | None]) -> Call:

@@ -28,9 +28,7 @@ from aig.runs.models import Model
 CHOICES = ("portraits",)
 #: Tuned models of the embedded world in the order in which they are offered, and what the page says of each.
 TUNED = {
-    "preference": "Pays for studio light first, and on the way for fads: two styles, glasses, long hair. Late steps decide the light, "
-    "so AIG keeps much of both.",
-    "fashion": "Pays for colours and styles alone. What it pays for is the diversity itself, so no schedule can keep both.",
+    "preference": "Pays for who is shown above all: red hair, blue backgrounds, green outfits, two styles.",
     "vivid": "Pays for colourfulness, by a formula.",
 }
 

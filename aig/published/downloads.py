@@ -17,7 +17,7 @@ import sys
 from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
 
-from aig.published.hub import MAX_TOTAL, File, Listed, Plan, Source, Unavailable, check_space, explained, length, plan, store
+from aig.published.hub import MAX_TOTAL, Download, File, Listed, Source, Unavailable, check_space, explained, length, plan, store
 from aig.published.presets import COMMIT, Preset, Tuned, folder_of, is_local
 
 MAX_OWN = 20 * 10**9  # bytes of one model that a visitor named
@@ -41,7 +41,7 @@ def located(source: Source) -> Path | None:
 
 
 def fetch(
-    planned: Plan, on_progress: Callable[[int, int], None] = lambda done, total: None, *, endpoint: str | None = None
+    planned: Download, on_progress: Callable[[int, int], None] = lambda done, total: None, *, endpoint: str | None = None
 ) -> Path:
     """Download a plan's files and return their folder. on_progress gets (bytes there, bytes in all).
 
@@ -74,7 +74,7 @@ def fetch(
 
 
 def apart(source: Source, *, only_plan: bool = False, anonymous: bool = False) -> Iterator[dict]:
-    """Plan and fetch in a process of its own that may use the network, while this one stays offline.
+    """Download and fetch in a process of its own that may use the network, while this one stays offline.
 
     anonymous: without the operator's token, and no more than MAX_OWN bytes, for what a visitor named.
 
@@ -154,7 +154,7 @@ class _Meter:
         self.report(self.there)
 
 
-def _download(file: File, path: Path, planned: Plan, report: Callable[[int], None], endpoint: str | None) -> None:
+def _download(file: File, path: Path, planned: Download, report: Callable[[int], None], endpoint: str | None) -> None:
     """One file, continued where an earlier attempt stopped, and verified before it gets its name.
 
     The client's own hf_hub_download starts a broken file again from nothing, so its http_get is used, which can continue.

@@ -6,7 +6,7 @@
 and decodes, as for everyone; only its ``torch.no_grad`` is taken off, and its denoiser is differentiated at the last K
 steps alone:
 
-    for row in draft(pipe, reward, prompts, Settings(updates=1000, kl=0.1), out=folder):
+    for row in draft(pipe, reward, prompts, DraftSettings(updates=1000, kl=0.1), out=folder):
         print(row["reward"])
 
 Defaults are those of the authors' code (NeMo-Aligner, ``draftp_sd.yaml`` and ``megatron_sd_draftp_model.py``) and
@@ -31,7 +31,7 @@ from torch import Tensor, nn
 from aig.method import adapters, families
 from aig.method.steps import counted
 from aig.published import folders
-from aig.published.draft_settings import Settings, begin, resolved
+from aig.published.draft_settings import DraftSettings, begin, resolved
 from aig.training import fit, warm_hold
 
 # Attention, of the image and, where a transformer keeps it apart, of the text.
@@ -43,7 +43,7 @@ def draft(
     pipe: DiffusionPipeline,
     reward: Callable[[Tensor, Sequence[str]], Tensor],
     prompts: Sequence[str],
-    settings: Settings,
+    settings: DraftSettings,
     *,
     out: Path,
     save_every: float = 60.0,
@@ -103,7 +103,7 @@ def draft(
     save(pipe, out)
 
 
-def attach(pipe: DiffusionPipeline, settings: Settings) -> list[nn.Parameter]:
+def attach(pipe: DiffusionPipeline, settings: DraftSettings) -> list[nn.Parameter]:
     """Give the denoiser a fresh LoRA in float32 and freeze all else; its parameters. Recomputing activations saves memory."""
     from diffusers.training_utils import cast_training_params
 
@@ -124,7 +124,7 @@ def attach(pipe: DiffusionPipeline, settings: Settings) -> list[nn.Parameter]:
 
 
 def sampled(
-    pipe: DiffusionPipeline, prompts: Sequence[str], seeds: Sequence[int], settings: Settings
+    pipe: DiffusionPipeline, prompts: Sequence[str], seeds: Sequence[int], settings: DraftSettings
 ) -> tuple[Tensor, Tensor]:
     """Images (B, 3, H, W) in [0, 1] by the stock pipeline, differentiable through its last K steps, and their mean gap.
 
@@ -145,7 +145,7 @@ def sampled(
 
 
 @contextmanager
-def differentiated(pipe: DiffusionPipeline, settings: Settings, *, images: int) -> Iterator[list[Tensor]]:
+def differentiated(pipe: DiffusionPipeline, settings: DraftSettings, *, images: int) -> Iterator[list[Tensor]]:
     """Within, the denoiser is differentiated at the last K steps alone.
 
     Yields a list that gets mean((eps_tuned - eps_base)^2) of each of those, both at the same x_t and after guidance.
@@ -207,7 +207,7 @@ def save(pipe: DiffusionPipeline, out: Path) -> Path:
     return out / FILE
 
 
-def outline(folder: Path | None, pipeline: str, prompts: Sequence[str], settings: Settings) -> str:
+def outline(folder: Path | None, pipeline: str, prompts: Sequence[str], settings: DraftSettings) -> str:
     """Settings and sizes of a run, from the configuration of its denoiser alone; no weights are read."""
     import diffusers
     from accelerate import init_empty_weights

@@ -21,7 +21,7 @@ PRECISIONS = ("bf16", "no")
 
 
 @dataclass(frozen=True, kw_only=True)
-class Settings:
+class DraftSettings:
     """What a tuning run does."""
 
     updates: int  # of the LoRA
@@ -39,7 +39,7 @@ class Settings:
     precision: str | None = None  # of the computation, one of PRECISIONS; None: bf16 on a GPU
 
 
-def resolved(pipe: DiffusionPipeline, settings: Settings) -> Settings:
+def resolved(pipe: DiffusionPipeline, settings: DraftSettings) -> DraftSettings:
     """The settings with the pipeline's own guidance filled in. ValueError names what is out of range."""
     if settings.guidance is None:
         own = inspect.signature(type(pipe).__call__).parameters["guidance_scale"].default
@@ -60,7 +60,7 @@ def resolved(pipe: DiffusionPipeline, settings: Settings) -> Settings:
     return settings
 
 
-def begin(out: Path, pipe: DiffusionPipeline, prompts: Sequence[str], settings: Settings) -> None:
+def begin(out: Path, pipe: DiffusionPipeline, prompts: Sequence[str], settings: DraftSettings) -> None:
     """Note the settings in the run's folder, or check that they are those of the run that is there; updates may be added."""
     parts = {"pipeline": type(pipe).__name__, "scheduler": type(pipe.scheduler).__name__}
     digest = hashlib.sha256("\n".join(prompts).encode()).hexdigest()

@@ -57,7 +57,7 @@ class File:
 
 
 @dataclass(frozen=True, kw_only=True)
-class Plan:
+class Download:
     """Exactly what would be downloaded, and where to."""
 
     repo: str
@@ -88,7 +88,7 @@ def store() -> Path:
 
 def plan(
     source: Source, *, place: Path | None = None, endpoint: str | None = None, timeout: float = 10.0, most: int = MAX_TOTAL
-) -> Plan:
+) -> Download:
     """Ask the Hub which files a model needs: their sizes and checksums. Nothing is downloaded.
 
     endpoint: another server that speaks the Hub's API, HF_ENDPOINT by default. timeout: seconds for the answer. Raises
@@ -114,7 +114,7 @@ def plan(
     folder = (place or store()) / source.repo.replace("/", "--") / found.sha
     left = sum(file.size - min(file.size, _present(folder / file.name)) for file in files)
     check_space(folder, left)
-    return Plan(repo=source.repo, revision=source.revision, commit=found.sha, files=files, folder=folder, left=left)
+    return Download(repo=source.repo, revision=source.revision, commit=found.sha, files=files, folder=folder, left=left)
 
 
 def needed(names: Iterable[str], source: Source) -> tuple[str, ...]:
@@ -180,7 +180,7 @@ def _file(sibling: object, repo: str) -> File:
     return File(name=sibling.rfilename, size=sibling.size, digest=checksum)
 
 
-def explained(error: Exception, source: Source | Plan) -> Unavailable:
+def explained(error: Exception, source: Source | Download) -> Unavailable:
     """One line for whatever the Hub's client, its transport or the disk raised."""
     repo, revision = source.repo, source.revision
     kinds = {kind.__name__ for kind in type(error).__mro__}  # by name: the transport's package changed between releases

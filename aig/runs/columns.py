@@ -13,7 +13,7 @@ from functools import partial
 
 from aig.method import evaluations as plans
 from aig.method import schedules
-from aig.method.evaluations import Part
+from aig.method.evaluations import Mix
 
 MAX_EXTRA = 3  # columns beside the first three: more fit no screen
 MAX_LORA_SCALE = 1.5  # a little extrapolation; more leaves the range in which the LoRA means anything
@@ -195,15 +195,15 @@ def cost(columns: Sequence[Column], images: int, guidance: float) -> int:
     branches, together = 2 if guidance > 1 else 1, [c for c in columns if c.candidates == 1]
     rows = sum(branches * c.candidates * len(c.shares) for c in columns if c.candidates > 1)
     leader = [0] * len(together)
-    for step in zip(*(_parts(column) for column in together)):
+    for step in zip(*(_mixes(column) for column in together)):
         rows += sum(map(plans.count, plans.evaluations(step, leader, branches)))
         leader = plans.parted(step, leader, branches)
     return rows * images
 
 
-def _parts(column: Column) -> list[Part]:
+def _mixes(column: Column) -> list[Mix]:
     return [
-        Part(g, (column.kl, scale, column.steady), guided, column.noise or None)
+        Mix(g, (column.kl, scale, column.steady), guided, column.noise or None)
         for g, scale, guided in zip(column.shares, column.scales, column.guided)
     ]
 

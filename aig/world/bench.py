@@ -23,7 +23,7 @@ from aig.world import augment, data
 from aig.world.presets import Preset
 
 STEPS, GUIDANCE = 12, 3.0
-Part = Generator[dict[str, float], None, dict]  # yields progress, returns figures
+Measuring = Generator[dict[str, float], None, dict]  # yields progress, returns figures
 
 
 @dataclass(kw_only=True)

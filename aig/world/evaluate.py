@@ -21,11 +21,12 @@ from diffusers import DDIMScheduler, DPMSolverMultistepScheduler, EulerDiscreteS
 
 from aig.assets import ASSETS
 from aig.measures.diversity import value_shares
+from aig.method.replaced import replaced
 from aig.portraits.captions import caption, named_attributes, sentence
 from aig.portraits.population import ATTRIBUTES, NONE, decode
 from aig.runs.request import Request
 from aig.world import card, draft, instruments, methods, tradeoffs
-from aig.world.bench import GUIDANCE, STEPS, Bench, Part, draw, features_of, load
+from aig.world.bench import GUIDANCE, STEPS, Bench, Measuring, draw, features_of, load
 from aig.world.presets import Preset
 from aig.world.quality import frechet, precision_recall, total_variation
 
@@ -102,7 +103,7 @@ def version(preset: Preset, folder: Path, samples: int | None = None) -> str:
     return hashlib.sha256(json.dumps([settings(samples or 0), measured]).encode()).hexdigest()[:12]
 
 
-def prompts(bench: Bench, samples: int) -> Part:
+def prompts(bench: Bench, samples: int) -> Measuring:
     """How often the classifier sees what a prompt names, for combinations that no training drawing has."""
     rng = torch.Generator().manual_seed(2_026)
     hits: dict[str, list[bool]] = {name: [] for name in ATTRIBUTES}
@@ -132,7 +133,7 @@ def unseen_prompt(bench: Bench, rng: torch.Generator) -> str:
     raise ValueError("all combinations of attributes of the held-out drawings occur in training")
 
 
-def population(bench: Bench, samples: int) -> Part:
+def population(bench: Bench, samples: int) -> Measuring:
     """Without a prompt: every attribute's distribution against the drawings', precision and recall against drawings."""
     features, told = [], []
     for start in range(0, samples, BATCH):
@@ -153,62 +154,57 @@ def population(bench: Bench, samples: int) -> Part:
     }  # fmt: skip
 
 
-def solver(bench: Bench, samples: int, name: str) -> Part:
+def solver(bench: Bench, samples: int, name: str) -> Measuring:
     """One of ``SOLVERS`` at all ``LENGTHS``, without guidance."""
     return (yield from fidelity(bench, samples, [(name, steps, 1.0) for steps in LENGTHS]))
 
 
-def closer(bench: Bench, samples: int) -> Part:
+def closer(bench: Bench, samples: int) -> Measuring:
     """The shipped solver without guidance at the lengths that are in question."""
     return (yield from fidelity(bench, samples, [(SHIPPED, steps, 1.0) for steps in IN_QUESTION]))
 
 
-def with_guidance(bench: Bench, samples: int) -> Part:
+def with_guidance(bench: Bench, samples: int) -> Measuring:
     """The shipped solver under guidance, at and around the default, with the default number of steps and with the most."""
     plan = [(SHIPPED, steps, scale) for scale in GUIDANCES for steps in (STEPS, LENGTHS[-1])]
     return (yield from fidelity(bench, samples, plan))
 
 
-def fidelity(bench: Bench, samples: int, plan: Sequence[tuple[str, int, float]]) -> Part:
+def fidelity(bench: Bench, samples: int, plan: Sequence[tuple[str, int, float]]) -> Measuring:
     """Fréchet distance to drawings for each (solver, steps, guidance), of the same noise under the same captions of held-out drawings."""
     rng = torch.Generator().manual_seed(7)
     rows = bench.labels[bench.held]
     texts = [caption(decode(rows[i % len(rows)]), rng) for i in range(samples)]
-    own, table = bench.model.pipe.scheduler, []
-    try:
-        for name, steps, scale in plan:
-            bench.model.pipe.scheduler = SOLVERS[name](own.config)
-            parts = []
-            for i in range(0, samples, BATCH):
-                drawn = draw(bench.model.pipe, texts[i : i + BATCH], range(i, i + BATCH), steps=steps, guidance=scale)
-                parts.append(bench.model.features(drawn))
-            distance = frechet(bench.drawn, torch.cat(parts))
-            table.append({"solver": name, "steps": steps, "guidance": scale, "Fréchet distance": distance})
-            yield {"step": len(table), "steps": len(plan)}
-    finally:
-        bench.model.pipe.scheduler = own
+    pipe, table = bench.model.pipe, []
+    for name, steps, scale in plan:
+        with replaced(pipe, "scheduler", SOLVERS[name](pipe.scheduler.config)):
+            batches = (range(i, i + BATCH) for i in range(0, samples, BATCH))
+            drawn = [draw(pipe, texts[seeds.start : seeds.stop], seeds, steps=steps, guidance=scale) for seeds in batches]
+        distance = frechet(bench.drawn, torch.cat([bench.model.features(images) for images in drawn]))
+        table.append({"solver": name, "steps": steps, "guidance": scale, "Fréchet distance": distance})
+        yield {"step": len(table), "steps": len(plan)}
     return {"table": table, "samples": samples}
 
 
-def without_prompt(bench: Bench, tuning: str) -> Part:
+def without_prompt(bench: Bench, tuning: str) -> Measuring:
     """A tuned model on many seeds without a prompt."""
     return (yield from tradeoffs.tuned(bench, tuning, methods.without_prompt(methods.SEEDS)))
 
 
-def with_prompts(bench: Bench, tuning: str) -> Part:
+def with_prompts(bench: Bench, tuning: str) -> Measuring:
     """A tuned model under prompts, by the methods that the page has."""
     plan = [method for method in methods.compared(bench, tuning) if method.label in methods.PROMPTED]
     return (yield from tradeoffs.tuned(bench, tuning, methods.with_prompts(bench), plan))
 
 
-def page(bench: Bench) -> Part:
+def page(bench: Bench) -> Measuring:
     """The page at its defaults: its first seeds under twenty prompts."""
     pictures = replace(methods.with_prompts(bench), name="page", seeds=tuple(Request().seeds))
     return (yield from tradeoffs.at_the_page(bench, Request().tuning, pictures))
 
 
-# Part -> the function that measures it and, if that reads the base model alone, how many samples it draws when so many are asked for
-PARTS: dict[str, tuple[Callable[..., Part], Callable[[int], int] | None]] = {
+# Measuring -> the function that measures it and, if that reads the base model alone, how many samples it draws when so many are asked for
+PARTS: dict[str, tuple[Callable[..., Measuring], Callable[[int], int] | None]] = {
     "instruments": (instruments.measure, None),
     "page": (page, None),
     **{f"tuned: {name}": (partial(without_prompt, tuning=name), None) for name in draft.SHIPPED},

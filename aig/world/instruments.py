@@ -11,13 +11,13 @@ from torch.nn import functional as F
 from aig.measures.diversity import distances, mean_pairwise
 from aig.portraits.population import ATTRIBUTES
 from aig.world import augment, autoencoder, data, preference
-from aig.world.bench import Bench, Part
+from aig.world.bench import Bench, Measuring
 
 LIGHT = 1.0  # at which the rewards' answer to light is measured: the most that ``preference`` likes
 ATTACKED = 64  # drawings
 
 
-def measure(bench: Bench) -> Part:
+def measure(bench: Bench) -> Measuring:
     """Everything that is measured of them; yields progress."""
     images, labels = bench.images[bench.held], torch.as_tensor(bench.labels[bench.held]).long()
     drawn = torch.cat(list(data.batches(images)))

@@ -82,7 +82,8 @@ CPU = Preset(
     "24,400 and after 27,400 updates: styles strayed to opposite sides in their samples. Five words that no caption contains were "
     "taken out of the vocabulary of text encoder and rewards. The proxy's updates against attacks were 1,200 in three cycles, the "
     "first 400 of them against three large steps from anywhere. The autoencoder's first phase weighed L2 by 4, with latent noise "
-    "0.03, and its decoder had 32 channels and blocks (4, 1, 1).",
+    "0.03, and its decoder had 32 channels and blocks (4, 1, 1). The shipped preference reward, judge and ruler were fitted before there "
+    "was light; the reward and its LoRAs have the taste that is called fashion here.",
     ruler_steps=2_200,
     reward_steps=800,
     tuning_steps=52,

@@ -12,7 +12,7 @@ from aig.measures.fronts import at_reward, between, holm, hypervolume, p_value
 from aig.measures.intervals import Estimate
 from aig.portraits.population import ATTRIBUTES
 from aig.world import data, draft, records
-from aig.world.bench import STEPS, Bench, Part
+from aig.world.bench import STEPS, Bench, Measuring
 from aig.world.methods import AIG, DEFAULT, OTHERS, Method, Pictures, compared, measured
 from aig.world.records import Modes
 
@@ -32,7 +32,7 @@ def by_modes(bench: Bench, reward: str) -> Modes:
     return lambda told: (torch.cat([told[name] for name in ATTRIBUTES], 1).double() @ fit).squeeze(1)
 
 
-def tuned(bench: Bench, tuning: str, pictures: Pictures, plan: Sequence[Method] | None = None) -> Part:
+def tuned(bench: Bench, tuning: str, pictures: Pictures, plan: Sequence[Method] | None = None) -> Measuring:
     """What tuning did, by every method: scores, hypervolumes, differences at equal rewards, switch curves."""
     plan = compared(bench, tuning) if plan is None else plan
     reward = proxy(tuning)
@@ -128,7 +128,7 @@ def decided(found: Scores, reward: str) -> dict[str, object]:
     return {"curves": curves, "gap": {score: gap(score) for score in ("entropy", "diversity")}}
 
 
-def at_the_page(bench: Bench, tuning: str, pictures: Pictures) -> Part:
+def at_the_page(bench: Bench, tuning: str, pictures: Pictures) -> Measuring:
     """What a visitor sees at the page's defaults, prompt by prompt: what AIG and half of the LoRA keep of diversity and reward."""
     labels = ("base", "tuned", DEFAULT, "LoRA scale 0.5")
     plan = [method for method in compared(bench, tuning) if method.label in labels]
@@ -144,7 +144,7 @@ def at_the_page(bench: Bench, tuning: str, pictures: Pictures) -> Part:
     return {"prompts": rows, "medians": {name: median(values) for name, values in shares.items()}}
 
 
-def gaps(bench: Bench, pictures: Pictures) -> Part:
+def gaps(bench: Bench, pictures: Pictures) -> Measuring:
     """The prediction that AIG gains where the reward is decided after the modes: gap of the switch curves and gain over LoRA scaling, for
     every tuned model, mixtures included."""
     rows = []

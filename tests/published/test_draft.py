@@ -12,12 +12,12 @@ import torch
 from aig import __main__ as cli
 from aig.method import adapters
 from aig.published.draft import FILE, attach, draft, rated, sampled
-from aig.published.draft_settings import Settings, card
+from aig.published.draft_settings import DraftSettings, card
 from tests import families
 
 TUNED = ("sd", "sdxl", "sd3")
 PROMPTS = ["a b", "c", "d e f"]
-SHORT = Settings(updates=10, batch=2, at_once=2, steps=3, rank=4, rate=0.1, seed=3)
+SHORT = DraftSettings(updates=10, batch=2, at_once=2, steps=3, rank=4, rate=0.1, seed=3)
 
 
 def bright(images, prompts):
@@ -253,7 +253,7 @@ def test_the_command_shows_sizes_without_loading_anything(tmp_path, monkeypatch,
     ]
     assert cli.main(["draft", *asked, "--kl", "0.5", "--out", str(tmp_path / "out"), "--dry-run"]) == 0
     printed = capsys.readouterr().out
-    tuned = sum(parameter.numel() for parameter in attach(pipe, Settings(updates=1)))
+    tuned = sum(parameter.numel() for parameter in attach(pipe, DraftSettings(updates=1)))
     assert "2 prompts" in printed and f"{tuned / 1e6:,.2f} million" in printed and f"{64 * 27:,} evaluations" in printed
     assert not (tmp_path / "out").exists()
     assert cli.main(["draft", *asked[:1], str(tmp_path), *asked[2:], "--out", str(tmp_path / "out"), "--dry-run"]) == 2
