@@ -1,21 +1,16 @@
-"""Rendering: well-formed, text stays text, and the pictures hold exactly the pixels they were given."""
+"""The stage as HTML: well-formed, text stays text, the trace to scale."""
 
 from __future__ import annotations
 
-import base64
-import io
 import re
 from dataclasses import replace
 from html.parser import HTMLParser
 from xml.etree import ElementTree
 
-import numpy as np
 import pytest
-from PIL import Image
 
 from aig.measures.scores import ENOUGH
-from aig.ui import pictures
-from aig.ui.parts import stage as render
+from aig.ui.parts.stage import Bar, Column, Metric, Stage, Trace, asked, stage
 
 HOSTILE = [
     "<img src=x onerror=alert(1)>", "</h2><script>alert(1)</script>", '" onmouseover="alert(1)', "&lt;b&gt;", "<!--",
@@ -54,23 +49,23 @@ def parse(fragment: str) -> Tags:
     return tags
 
 
-def a_stage(text: str, state: str = "done", picture: str = "data:image/png;base64,AA==") -> render.Stage:
+def a_stage(text: str, state: str = "done", picture: str = "data:image/png;base64,AA==") -> Stage:
     entropies = {"base": 0.97, "tuned": 0.2, "aig": 0.9}
-    bars = [render.Bar(kind=kind, label=kind, shares={text: 0.6, "b": 0.4}, entropy=e) for kind, e in entropies.items()]
+    bars = [Bar(kind=kind, label=kind, shares={text: 0.6, "b": 0.4}, entropy=e) for kind, e in entropies.items()]
     columns = [
-        render.Column(
+        Column(
             kind=kind,
             title=text,
             about=text,
-            metrics=[render.Metric(label=text, value=text, delta=text, note=text)],
+            metrics=[Metric(label=text, value=text, delta=text, note=text)],
             picture=picture,
             alt=text,
         )
         for kind in ("base", "tuned", "aig")
     ]
-    return render.Stage(
+    return Stage(
         state=state,
-        asked=render.asked(text, seeds=text),
+        asked=asked(text, seeds=text),
         sentence=text,
         status=text,
         share=0.5,
@@ -83,55 +78,25 @@ def a_stage(text: str, state: str = "done", picture: str = "data:image/png;base6
 
 @pytest.mark.parametrize("text", HOSTILE)
 def test_outside_text_is_only_ever_text(text):
-    harmless = parse(render.stage(a_stage("x")))
-    page = render.stage(a_stage(text))
+    harmless = parse(stage(a_stage("x")))
+    page = stage(a_stage(text))
     seen = parse(page)
     assert seen.tags == harmless.tags and seen.attributes == harmless.attributes
     assert not re.search(r"[`$\\{}]", page)
     assert text in seen.text
 
 
-@pytest.mark.parametrize(
-    ("images", "expected"),
-    [(1, (1, 1)), (2, (2, 1)), (4, (2, 2)), (5, (3, 2)), (7, (3, 3)), (9, (3, 3)), (12, (4, 3)), (16, (4, 4))],
-)
-def test_shape_is_the_most_nearly_square_grid(images, expected):
-    assert pictures.shape(images) == expected
-
-
-@pytest.mark.parametrize("n", [1, 2, 5, 9, 16])
-def test_mosaic_puts_every_image_in_its_cell_in_reading_order(n):
-    images = np.random.default_rng(n).integers(0, 256, (n, 6, 4, 3), dtype=np.uint8)
-    picture = pictures.mosaic(images)
-    across, down = pictures.shape(n)
-    assert picture.shape == (down * 6, across * 4, 3)
-    for k in range(n):
-        row, column = divmod(k, across)
-        assert np.array_equal(picture[row * 6 : row * 6 + 6, column * 4 : column * 4 + 4], images[k])
-
-
-def test_a_final_picture_is_lossless_and_a_preview_is_close():
-    ramp = np.linspace(0, 255, 64, dtype=np.uint8)
-    picture = np.stack(np.broadcast_arrays(ramp[:, None], ramp[None], np.uint8(90)), axis=-1)
-
-    def decode(url: str) -> np.ndarray:
-        return np.asarray(Image.open(io.BytesIO(base64.b64decode(url.partition(",")[2]))).convert("RGB"))
-
-    assert np.array_equal(decode(pictures.data_url(picture, final=True)), picture)
-    assert np.abs(decode(pictures.data_url(picture, final=False)).astype(int) - picture).mean() < 8
-
-
 def test_the_layout_does_not_depend_on_the_state():
     def skeleton(view):
-        return re.sub(r'="[^"]*"|>[^<]+<', "", render.stage(view))
+        return re.sub(r'="[^"]*"|>[^<]+<', "", stage(view))
 
     assert skeleton(a_stage("x", "running")) == skeleton(a_stage("x", "waiting"))
-    assert "aspect-ratio:3/2" in render.stage(a_stage("x", "waiting", picture=""))
+    assert "aspect-ratio:3/2" in stage(a_stage("x", "waiting", picture=""))
 
 
 def traced(points, shares=(0.0, 0.5, 1.0)) -> ElementTree.Element:
-    trace = render.Trace(steps=len(shares), shares=shares, points=points)
-    figure = re.search(r'<figure class="trace">.*?</figure>', render.stage(replace(a_stage("x"), trace=trace)))
+    trace = Trace(steps=len(shares), shares=shares, points=points)
+    figure = re.search(r'<figure class="trace">.*?</figure>', stage(replace(a_stage("x"), trace=trace)))
     return ElementTree.fromstring(figure[0])
 
 
@@ -159,23 +124,11 @@ def test_a_trace_without_diversity_is_empty_and_as_large(points):
 
 
 def test_every_picture_has_an_alternative_text():
-    page = render.stage(a_stage("nine portraits"))
+    page = stage(a_stage("nine portraits"))
     assert page.count("<img") == page.count('alt="nine portraits"') == 3
 
 
 @pytest.mark.parametrize(("state", "images", "flagged"), [("done", ENOUGH, True), ("done", ENOUGH - 1, False), ("running", ENOUGH, False)])
 def test_the_attribute_that_tuning_narrowed_most_is_flagged_when_enough_images_are_done(state, images, flagged):
-    page = render.stage(replace(a_stage("x", state), images=images))
+    page = stage(replace(a_stage("x", state), images=images))
     assert ("collapsed most" in page) == flagged
-
-
-@pytest.mark.parametrize(("side", "shown", "kind"), [(64, 64, "png"), (512, 512, "webp"), (1024, 512, "webp")])
-def test_large_images_are_reduced_and_sent_small(side, shown, kind):
-    ramp = np.linspace(0, 255, side, dtype=np.uint8)
-    images = np.broadcast_to(ramp[:, None, None], (4, side, side, 3)).copy()
-    url = pictures.data_url(pictures.mosaic(pictures.reduced(images)), final=True)
-    assert url.startswith(f"data:image/{kind}") and len(url) < 200_000
-    cells = pictures.cells(url, 4)
-    assert cells.shape == (4, shown, shown, 3)
-    wanted = np.linspace(0, 255, shown)[:, None, None]
-    assert np.abs(cells[2] - wanted).max() < 6
