@@ -73,11 +73,11 @@ def launching() -> dict:
 
 
 def recorded(facts: Facts) -> list[tuple[Update, ...]]:
-    """The runs of the page's examples; without one, and a line in the log, where it does not fit the model with these facts."""
+    """The runs of the page's examples, as far as they are recorded; with a line in the log for one that does not fit the model."""
     found = []
-    for prompt in replay.EXAMPLES:
+    for place in map(replay.place, replay.EXAMPLES):
         try:
-            found.append(replay.load(replay.place(prompt), facts))
+            found += [replay.load(place, facts)] if place.exists() else []
         except ValueError as problem:
             print(f"aig: {problem}", file=sys.stderr)
     return found

@@ -124,7 +124,8 @@ def run_compare(options: argparse.Namespace) -> None:
     if options.out:
         names = [column.name for column in update.scores.columns]
         captions = [
-            ", ".join(f"{name} {interval.value:+.2f}" for name, interval in column.rewards.items()) + "\n"
+            ", ".join(f"{name} {interval.value:+.2f}" for name, interval in column.rewards.items())
+            + "\n"
             + (f"diversity {column.diversity.value:.3f}" if column.diversity else "one image")
             for column in update.scores.columns
         ]

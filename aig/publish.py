@@ -107,9 +107,7 @@ def upload(plan: Upload, root: Path) -> str:
     from huggingface_hub.errors import HfHubHTTPError, HTTPError
 
     if get_token() is None:
-        raise ValueError(
-            "Nothing was uploaded: there is no Hugging Face token; run `hf auth login` or set HF_TOKEN."
-        )
+        raise ValueError("Nothing was uploaded: there is no Hugging Face token; run `hf auth login` or set HF_TOKEN.")
     hub = HfApi()
     try:
         hub.create_repo(plan.space, repo_type="space", space_sdk="gradio", exist_ok=True)
@@ -213,11 +211,7 @@ def _uncommitted(root: Path, names: list[str]) -> list[str]:
 
 
 def _heavy(files: dict[str, int]) -> list[str]:
-    return [
-        f"{name} has {size:,} bytes; below {MAX_FILE:,} a plain push works."
-        for name, size in files.items()
-        if size >= MAX_FILE
-    ]
+    return [f"{name} has {size:,} bytes; below {MAX_FILE:,} a plain push works." for name, size in files.items() if size >= MAX_FILE]
 
 
 def _assets(root: Path, files: dict[str, int]) -> list[str]:

@@ -226,9 +226,7 @@ class Blip(nn.Module):
         return self.mlp(h[:, 0]).squeeze(1)
 
 
-def attend(
-    q: torch.Tensor, k: torch.Tensor, v: torch.Tensor, heads: int, allowed: torch.Tensor | None = None
-) -> torch.Tensor:
+def attend(q: torch.Tensor, k: torch.Tensor, v: torch.Tensor, heads: int, allowed: torch.Tensor | None = None) -> torch.Tensor:
     """Attention of (B, L, D), head by head, with the keys where ``allowed`` (B, L) is 1."""
     outputs = []
     for q1, k1, v1 in zip(q.chunk(heads, -1), k.chunk(heads, -1), v.chunk(heads, -1), strict=True):

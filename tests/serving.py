@@ -112,7 +112,10 @@ def slowed(pipe: StableDiffusionPipeline, seconds: float) -> list[float]:
 
 @contextmanager
 def served(
-    load: Callable[[], Model], recordings: Sequence[Sequence[Update]] = (), offers: Sequence[Offer] = (), find: Callable[[str], Offer] | None = None
+    load: Callable[[], Model],
+    recordings: Sequence[Sequence[Update]] = (),
+    offers: Sequence[Offer] = (),
+    find: Callable[[str], Offer] | None = None,
 ) -> Iterator[str]:
     """The address of the launched app, which opens on the first recording and has further models on offer.
 

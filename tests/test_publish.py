@@ -122,11 +122,7 @@ def test_only_what_is_committed_is_published(repository):
 def test_bad_front_matter_is_named(repository, line, said):
     key = line.split(":")[0]
     _, matter, body = (repository / "README.md").read_text().split("---\n", 2)
-    kept = [
-        row
-        for row in matter.splitlines()
-        if not row.startswith(key + ":") and not (key == "tags" and row.startswith("  - "))
-    ]
+    kept = [row for row in matter.splitlines() if not row.startswith(key + ":") and not (key == "tags" and row.startswith("  - "))]
     (repository / "README.md").write_text("\n".join(["---", *kept, line, "---", body]))
     found = publish.front_matter(repository)
     assert len(found) == 1 and said in found[0]

@@ -95,9 +95,7 @@ def score(
     scored, base = [], by_role["base"]
     for c, ((role, name), known) in enumerate(zip(columns, estimates, strict=True)):
         shown = {
-            a: Attribute(
-                shares=dict(zip(values[a], value_shares(p[c]).tolist(), strict=True)), entropy=attribute_entropy(p[c])
-            )
+            a: Attribute(shares=dict(zip(values[a], value_shares(p[c]).tolist(), strict=True)), entropy=attribute_entropy(p[c]))
             for a, p in classes.items()
         }
         scored.append(

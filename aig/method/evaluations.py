@@ -27,9 +27,7 @@ class Row(NamedTuple):
     row: int  # whose input it has
 
 
-def evaluations(
-    parts: Sequence[Mix], leader: Sequence[int], branches: int
-) -> tuple[list[Row | None], list[Row | None]]:
+def evaluations(parts: Sequence[Mix], leader: Sequence[int], branches: int) -> tuple[list[Row | None], list[Row | None]]:
     """For each of the branches * B rows what the base and what the tuned model are asked, None where nothing.
 
     leader: for each image the first one whose trajectory it has shared so far.

@@ -157,9 +157,7 @@ def clean_latents(scheduler: object, output: Tensor, timestep: Tensor | float, l
 
 
 @contextmanager
-def watched(
-    pipe: DiffusionPipeline, see: Callable[[Tensor, Tensor, Tensor], None], generators: list[torch.Generator]
-) -> Iterator[None]:
+def watched(pipe: DiffusionPipeline, see: Callable[[Tensor, Tensor, Tensor], None], generators: list[torch.Generator]) -> Iterator[None]:
     """Shows ``see`` every (output, timestep, x_t) on its way into scheduler.step, after classifier-free guidance.
 
     generators: one an image, for schedulers that draw noise where the pipeline hands them none (SD3, FLUX). The

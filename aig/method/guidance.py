@@ -184,8 +184,7 @@ def _mixing(
             call = _retold(call, step, [part.text for part in parts])
         answered = [second and not part.guided for part in parts] * branches
         asked_base, asked_tuned = (
-            [None if done else row for row, done in zip(rows, answered)]
-            for rows in plans.evaluations(asked, run.leader, branches)
+            [None if done else row for row, done in zip(rows, answered)] for rows in plans.evaluations(asked, run.leader, branches)
         )
         eps_base, eps_tuned = predict("base", call, asked_base), predict("tuned", call, asked_tuned)
         if run.look is not None:

@@ -105,8 +105,7 @@ def _drawn(plain: str, text: str) -> Schedule:
     xs, ys = zip(*points)
     if xs[0] != 0 or xs[-1] != 1 or any(b - a < MIN_GAP for a, b in zip(xs, xs[1:])) or max(ys) > 1:
         raise ValueError(
-            f"the points of {_short(text)} must go from x = 0 to x = 1, each x at least {MIN_GAP} after the one "
-            "before, with y from 0 to 1"
+            f"the points of {_short(text)} must go from x = 0 to x = 1, each x at least {MIN_GAP} after the one before, with y from 0 to 1"
         )
     name = "points:" + ";".join(f"{written(x)},{written(y)}" for x, y in points) + ";linear" * straight
     import numpy as np

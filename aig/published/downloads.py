@@ -40,9 +40,7 @@ def located(source: Source) -> Path | None:
     return folder if there else None
 
 
-def fetch(
-    planned: Download, on_progress: Callable[[int, int], None] = lambda done, total: None, *, endpoint: str | None = None
-) -> Path:
+def fetch(planned: Download, on_progress: Callable[[int, int], None] = lambda done, total: None, *, endpoint: str | None = None) -> Path:
     """Download a plan's files and return their folder. on_progress gets (bytes there, bytes in all).
 
     Files that are there are kept, a part of a file is continued, and each file gets its name only when its size and its

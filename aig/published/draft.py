@@ -123,9 +123,7 @@ def attach(pipe: DiffusionPipeline, settings: DraftSettings) -> list[nn.Paramete
     return trained
 
 
-def sampled(
-    pipe: DiffusionPipeline, prompts: Sequence[str], seeds: Sequence[int], settings: DraftSettings
-) -> tuple[Tensor, Tensor]:
+def sampled(pipe: DiffusionPipeline, prompts: Sequence[str], seeds: Sequence[int], settings: DraftSettings) -> tuple[Tensor, Tensor]:
     """Images (B, 3, H, W) in [0, 1] by the stock pipeline, differentiable through its last K steps, and their mean gap.
 
     The noise of an image depends on its own seed alone.
@@ -223,8 +221,7 @@ def outline(folder: Path | None, pipeline: str, prompts: Sequence[str], settings
             tuned = sum(map(Tensor.numel, _adapt(denoiser, settings.rank)))
         lines.append(f"{'denoiser':12} {total / 1e6:,.1f} million parameters")
         lines.append(
-            f"{'LoRA':12} {tuned / 1e6:,.2f} million parameters, {tuned * 4 / 1e6:,.1f} MB, "
-            f"with AdamW's state {tuned * 12 / 1e6:,.1f} MB"
+            f"{'LoRA':12} {tuned / 1e6:,.2f} million parameters, {tuned * 4 / 1e6:,.1f} MB, with AdamW's state {tuned * 12 / 1e6:,.1f} MB"
         )
     rows = settings.batch * (settings.steps + 2 * settings.truncation)
     lines.append(f"{'an update':12} {rows:,} evaluations, each of two rows with guidance; {settings.updates * rows:,} in all")

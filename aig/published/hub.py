@@ -155,9 +155,11 @@ def _component(names: set[str], folder: str, variant: str, repo: str) -> tuple[s
         return tuple(sorted(texts))
     if f"{folder}/config.json".lstrip("/") not in texts:
         raise ValueError(f"{repo} has no config.json in {where}.")
-    chosen = {name for name in weights if _variant(name) == variant} or {
-        name for name in weights if _variant(name) == ""
-    } or {name for name in weights if _variant(name) == "fp16"}
+    chosen = (
+        {name for name in weights if _variant(name) == variant}
+        or {name for name in weights if _variant(name) == ""}
+        or {name for name in weights if _variant(name) == "fp16"}
+    )
     if not any(name.endswith(".safetensors") for name in chosen):
         raise ValueError(f"{repo} has no .safetensors weights in {where}; other formats can hold code and are not read.")
     return tuple(sorted(texts | chosen))
@@ -245,4 +247,3 @@ def _size(count: int) -> str:
         if count >= bytes_in:
             return f"{count / bytes_in:.1f} {unit}"
     return f"{count} bytes"
-

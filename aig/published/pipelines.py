@@ -252,5 +252,3 @@ def _bytes(module: nn.Module) -> int:
 def _plain(value: object) -> object:
     """Tuples as lists: JSON has no tuples."""
     return [_plain(item) for item in value] if isinstance(value, (list, tuple)) else value
-
-

@@ -95,9 +95,7 @@ _CHOICES = MappingProxyType(
         "variant": ("", "fp16"),
     }
 )
-_RANGES = MappingProxyType(
-    {"download": (0, 1000), "memory": (0, 1000), "size": (64, 4096), "steps": (1, 100), "guidance": (0, 30)}
-)
+_RANGES = MappingProxyType({"download": (0, 1000), "memory": (0, 1000), "size": (64, 4096), "steps": (1, 100), "guidance": (0, 30)})
 _WORDS = MappingProxyType({str: "text", bool: "true or false", int: "a whole number", float: "a number"})
 
 
@@ -207,9 +205,7 @@ def folder_of(repo: str, root: str | Path | None = None) -> Path:
     _check_repo(repo, "the model")
     root = root or os.environ.get("AIG_MODELS")
     if not root:
-        raise ValueError(
-            f"Local folders such as {repo!r} are not allowed here; the operator can set AIG_MODELS to a folder."
-        )
+        raise ValueError(f"Local folders such as {repo!r} are not allowed here; the operator can set AIG_MODELS to a folder.")
     top = Path(root).resolve()
     found = (top / repo[2:]).resolve()
     if not found.is_relative_to(top) or found == top:
@@ -252,11 +248,7 @@ def _typed(value: object, hint: object, key: str, where: str) -> object:
     if not fits:
         raise ValueError(f"In {where}: {key} must be {_WORDS[plain]}, not {value!r}.")
     if plain is str:
-        if (
-            not value.isprintable()
-            or len(value) > 300
-            or (not value and key not in ("weight_name", "subfolder", "variant"))
-        ):
+        if not value.isprintable() or len(value) > 300 or (not value and key not in ("weight_name", "subfolder", "variant")):
             raise ValueError(f"In {where}: {key} must be one line of 1 to 300 printable characters.")
         _check(value, key, where)
     if key in _RANGES:
@@ -281,9 +273,7 @@ def _check_repo(repo: str, where: str) -> None:
             return
     elif _REPO.fullmatch(repo) and ".." not in repo and "--" not in repo and not repo.endswith((".git", ".", "-")):
         return
-    raise ValueError(
-        f"In {where}: {repo!r} is not a model id; write owner/name for the Hub, or ./folder below the operator's."
-    )
+    raise ValueError(f"In {where}: {repo!r} is not a model id; write owner/name for the Hub, or ./folder below the operator's.")
 
 
 def _check_place(tuned: Tuned, where: str) -> None:
@@ -291,8 +281,6 @@ def _check_place(tuned: Tuned, where: str) -> None:
     if tuned.subfolder and not all(_PART.fullmatch(part) for part in tuned.subfolder.split("/")):
         raise ValueError(f"In {where}: the subfolder {tuned.subfolder!r} is not a plain folder name.")
     if tuned.kind == "denoiser" and tuned.weight_name:
-        raise ValueError(
-            f"In {where}: a denoiser is named by its subfolder, weight_name {tuned.weight_name!r} is for a LoRA."
-        )
+        raise ValueError(f"In {where}: a denoiser is named by its subfolder, weight_name {tuned.weight_name!r} is for a LoRA.")
     if tuned.kind == "lora" and not (_PART.fullmatch(tuned.weight_name) and tuned.weight_name.endswith(".safetensors")):
         raise ValueError(f"In {where}: weight_name {tuned.weight_name!r} is not the name of a .safetensors file.")

@@ -147,10 +147,7 @@ def _renamed(name: str, prefixes: Mapping[str, str], parts: Mapping[str, str]) -
 def under(tensors: Mapping[str, torch.Tensor], *prefixes: str, cut: bool = False) -> dict[str, torch.Tensor]:
     """The tensors whose names begin with one of the prefixes, which ``cut`` takes off."""
     return {
-        name[len(prefix) :] if cut else name: value
-        for name, value in tensors.items()
-        for prefix in prefixes
-        if name.startswith(prefix)
+        name[len(prefix) :] if cut else name: value for name, value in tensors.items() for prefix in prefixes if name.startswith(prefix)
     }
 
 

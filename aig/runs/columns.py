@@ -236,9 +236,7 @@ def _added(extra: Extra, tuned: Column, closed: bool) -> Column:
         case "scheduled":
             scales = tuple(tuned.scales[0] * g for g in shares)
             if max(scales) > MAX_LORA_SCALE:
-                raise ValueError(
-                    f"The column {extra.name} reaches LoRA scale {max(scales):g}; up to {MAX_LORA_SCALE:g} is allowed."
-                )
+                raise ValueError(f"The column {extra.name} reaches LoRA scale {max(scales):g}; up to {MAX_LORA_SCALE:g} is allowed.")
             on = tuple(float(a > 0) for a in scales)
             return change(title=f"Scheduled LoRA {name}", label="sched.", about="one model, its LoRA fades in", shares=on, scales=scales)
         case "cads":

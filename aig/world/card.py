@@ -27,7 +27,9 @@ def render(preset: Preset, result: Mapping) -> str:
     measured_parts = [part for part in result.values() if isinstance(part, Mapping) and "minutes" in part]
     minutes, threads = sum(part["minutes"] for part in measured_parts), sorted({part["threads"] for part in measured_parts})
     machines = "; ".join(sorted({part["machine"] for part in measured_parts}))
-    parts.append([f"Machine of the evaluation: {machines}; its parts took {minutes:.0f} minutes (threads: {' or '.join(map(str, threads))})."])
+    parts.append(
+        [f"Machine of the evaluation: {machines}; its parts took {minutes:.0f} minutes (threads: {' or '.join(map(str, threads))})."]
+    )
     return "\n".join(line for part in parts for line in (*part, ""))
 
 
@@ -91,7 +93,9 @@ def measured(result: Mapping) -> list[str]:
     for name in ATTRIBUTES:
         right, asked = result.get("prompts", {}).get(name, (0.0, 0))
         variation = f"{result['population']['total variation'][name]:.3f}" if "population" in result else ""
-        lines.append(f"| {name} | {f'{right:.1%}' if asked else ''} | {asked} | {instruments['ruler accuracy'][name]:.1%} | {instruments['ruler accuracy, lit'][name]:.1%} | {variation} |")
+        lines.append(
+            f"| {name} | {f'{right:.1%}' if asked else ''} | {asked} | {instruments['ruler accuracy'][name]:.1%} | {instruments['ruler accuracy, lit'][name]:.1%} | {variation} |"
+        )
     lines += ["", *(population(result["population"]) if "population" in result else missing("Precision and recall"))]
     compared = [part for name, part in result.items() if name.startswith("solver ")]
     lines += ["", *(solvers(compared) if compared else missing("Steps, solver and guidance"))]
@@ -225,9 +229,13 @@ def at_equal_reward(rows: Sequence[Mapping]) -> list[str]:
     counts, lines = {}, {}
     for row in rows:
         side = "open" if row["p"] > LEVEL else "ahead" if row["value"] > 0 else "behind"
-        cell = counts.setdefault((row["family"], row["score"]), {"family": row["family"], "score": row["score"], "ahead": 0, "open": 0, "behind": 0})
+        cell = counts.setdefault(
+            (row["family"], row["score"]), {"family": row["family"], "score": row["score"], "ahead": 0, "open": 0, "behind": 0}
+        )
         cell[side] += 1
-        line = lines.setdefault((row["family"], row["other"], row["score"]), {"family": row["family"], "against": row["other"], "score": row["score"]})
+        line = lines.setdefault(
+            (row["family"], row["other"], row["score"]), {"family": row["family"], "against": row["other"], "score": row["score"]}
+        )
         mark = "" if row["p"] > LEVEL else "*"
         line[f"{row['share']:.0%}"] = f"{row['value']:+.3f}{mark} ({row['low']:+.2f} to {row['high']:+.2f})"
     shares = sorted({f"{row['share']:.0%}" for row in rows})
@@ -255,8 +263,13 @@ def page(found: Mapping) -> list[str]:
 
 def gaps(found: Mapping) -> list[str]:
     """The gap of the switch curves and AIG's gain, a line a tuned model."""
+
     def gain(row: Mapping, score: str) -> str:
-        return f"{row['gain'][score]['value']:+.3f} ({row['gain'][score]['low']:+.2f} to {row['gain'][score]['high']:+.2f})" if score in row["gain"] else ""
+        return (
+            f"{row['gain'][score]['value']:+.3f} ({row['gain'][score]['low']:+.2f} to {row['gain'][score]['high']:+.2f})"
+            if score in row["gain"]
+            else ""
+        )
 
     rows = [
         {"tuned on": row["tuned"]}

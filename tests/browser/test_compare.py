@@ -64,7 +64,12 @@ def test_a_closed_tab_ends_its_run(app, page):
 @pytest.mark.parametrize(
     "prompt",
     [
-        "<img src=x onerror=alert(1)>", "${alert(1)}", "`${alert(1)}`", "{{alert(1)}}", "'-alert(1)-'", "\\`",
+        "<img src=x onerror=alert(1)>",
+        "${alert(1)}",
+        "`${alert(1)}`",
+        "{{alert(1)}}",
+        "'-alert(1)-'",
+        "\\`",
         '"><script>alert(1)</script>',
     ],
 )
@@ -174,9 +179,7 @@ def test_cells_are_crisp_exactly_at_whole_scales(page):
     state(page, "done")
     for width, style in ((96, "pixelated"), (100, "auto"), (144, "pixelated"), (150, "auto"), (288, "pixelated")):
         page.add_style_tag(content=f".mosaic {{ width: {width}px !important }}")  # 48 pixels wide by itself
-        page.wait_for_function(
-            "style => getComputedStyle(document.querySelector('.mosaic img')).imageRendering === style", arg=style
-        )
+        page.wait_for_function("style => getComputedStyle(document.querySelector('.mosaic img')).imageRendering === style", arg=style)
 
 
 def test_focus_is_visible_and_the_switch_of_lights_works(page):

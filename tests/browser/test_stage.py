@@ -379,7 +379,9 @@ def test_the_page_opens_with_pictures_and_plays_once(recorded, opened):
     ready = opened.evaluate("performance.now()")
     opened.wait_for_selector(".mosaic img")
     painted = opened.evaluate("performance.now()")
-    assert painted < 1.5 * ready, f"the page is there after {ready:.0f} ms, its first picture after {painted:.0f} ms"  # see tests/benchmarks
+    assert painted < 1.5 * ready, (
+        f"the page is there after {ready:.0f} ms, its first picture after {painted:.0f} ms"
+    )  # see tests/benchmarks
     assert "Recorded, press Run for a live one." in opened.inner_text(".player")
     state(opened, "done")
     opened.wait_for_timeout(700)

@@ -58,7 +58,11 @@ def test_no_image_is_wrong_under_load(pipe, lora_file):
 
 def test_without_the_worker_images_are_wrong(lora_pipe):
     """The same kind of load straight on one pipeline, its LoRA switched: this is what the worker is for."""
-    plans = [Trajectory(name="base", shares=(0.0,) * 4), Trajectory(name="tuned", shares=(1.0,) * 4), Trajectory(name="mix", shares=(0.5,) * 4)]
+    plans = [
+        Trajectory(name="base", shares=(0.0,) * 4),
+        Trajectory(name="tuned", shares=(1.0,) * 4),
+        Trajectory(name="mix", shares=(0.5,) * 4),
+    ]
 
     def run(plan: Trajectory) -> torch.Tensor:
         return result(lora_pipe, [plan], prompt="a", seeds=[1], steps=4, guidance=4.0).images

@@ -350,9 +350,7 @@ def test_four_closed_steps_end_with_the_tuned_model(case, name):
         expected = case.naive(case.twin, shares, 1, 2, **call)
         with annealed(case.pipe, shares, case.twin) as ledger:
             torch.testing.assert_close(case.run(case.pipe, 1, 2, **call), expected, **CLOSE)
-        ours = result(
-            case.pipe, columns("power_2", steps=4, closed=True), tuned=case.twin, **CALL | {"steps": 4, "guidance": 1.0}
-        )
+        ours = result(case.pipe, columns("power_2", steps=4, closed=True), tuned=case.twin, **CALL | {"steps": 4, "guidance": 1.0})
     finally:
         case.pipe.scheduler = stock
     assert ledger.rows == {"base": 2 * 3, "tuned": 2 * 3}

@@ -108,9 +108,7 @@ def test_schedules_all_differ(pipe, twin) -> None:
     assert min((a - b).abs().max() for i, a in enumerate(results) for b in results[:i]) > 1e-3
 
 
-@pytest.mark.parametrize(
-    "scheduler", [DDIMScheduler, EulerDiscreteScheduler, DPMSolverMultistepScheduler, HeunDiscreteScheduler]
-)
+@pytest.mark.parametrize("scheduler", [DDIMScheduler, EulerDiscreteScheduler, DPMSolverMultistepScheduler, HeunDiscreteScheduler])
 def test_every_solver_equals_the_naive_loop(pipe, twin, scheduler: type) -> None:
     betas = {"beta_schedule": "scaled_linear", "beta_start": 0.00085, "beta_end": 0.012}  # latents of moderate size
     pipe.scheduler = scheduler.from_config(pipe.scheduler.config, **betas)

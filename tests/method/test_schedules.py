@@ -17,10 +17,7 @@ names = st.one_of(
     st.floats(0, 3).map(lambda w: f"constant_{w}"),
     st.tuples(st.floats(0.1, 100), numbers).map(lambda km: f"sigmoid_{km[0]}_{km[1]}"),
     st.tuples(st.dictionaries(st.integers(1, 999), numbers, max_size=6), st.booleans()).map(
-        lambda drawn: "points:0,0;"
-        + "".join(f"{x / 1000},{y};" for x, y in sorted(drawn[0].items()))
-        + "1,1"
-        + ";linear" * drawn[1]
+        lambda drawn: "points:0,0;" + "".join(f"{x / 1000},{y};" for x, y in sorted(drawn[0].items())) + "1,1" + ";linear" * drawn[1]
     ),
 )
 

@@ -60,11 +60,7 @@ def test_the_reward_rises_and_the_base_weights_stay(run):
     assert redness(pipe) > redness(before) + 0.005
     for part, kept in zip(pipe.components.values(), before.components.values()):
         if isinstance(part, torch.nn.Module):
-            now = {
-                name.replace(".base_layer", ""): tensor
-                for name, tensor in part.state_dict().items()
-                if "lora_" not in name
-            }
+            now = {name.replace(".base_layer", ""): tensor for name, tensor in part.state_dict().items() if "lora_" not in name}
             assert all(torch.equal(now[name], tensor) for name, tensor in kept.state_dict().items())
 
 
@@ -86,9 +82,7 @@ def test_the_file_loads_in_a_stock_pipeline_and_gives_the_same_pictures(run):
 def test_kl_holds_back(run, tmp_path):
     _, held = rows_of(run[0], tmp_path, dataclasses.replace(SHORT, kl=50.0))
     free = run[2]
-    assert mean(held[-4:], "gap") < 0.5 * mean(free[-4:], "gap") and mean(held[-4:], "reward") < mean(
-        free[-4:], "reward"
-    )
+    assert mean(held[-4:], "gap") < 0.5 * mean(free[-4:], "gap") and mean(held[-4:], "reward") < mean(free[-4:], "reward")
     assert held[1]["loss"] == pytest.approx(50 * held[1]["gap"] - held[1]["reward"], rel=1e-4)
 
 

@@ -99,9 +99,7 @@ def test_repositories_that_hold_no_such_model(server) -> None:
         server.files = {name: content for name, content in MODEL.items() if not name.startswith(gone)}
         with pytest.raises(ValueError, match=message):
             hub.plan(BASE, endpoint=server.url)
-    with pytest.raises(
-        ValueError, match="no file 'other.safetensors'; its .safetensors files: .*lora/weights.safetensors"
-    ):
+    with pytest.raises(ValueError, match="no file 'other.safetensors'; its .safetensors files: .*lora/weights.safetensors"):
         hub.plan(tuned(subfolder="", weight_name="other.safetensors"), endpoint=server.url)
 
 
@@ -135,5 +133,3 @@ def test_offline_is_told_with_the_command_that_helps(server, monkeypatch) -> Non
     with pytest.raises(hub.Unavailable, match="runs without network: fetch it with python -m aig fetch"):
         hub.plan(BASE, endpoint=server.url)
     assert not server.asked
-
-

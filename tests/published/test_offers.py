@@ -205,7 +205,9 @@ def test_presets_are_offered_where_their_weights_fit():
     assert "sd15" in few and "sdxl" not in few
 
 
-@pytest.mark.parametrize(("text", "names"), [("sdxl, sd15", ("sdxl", "sd15")), ("none", ()), ("all", offers.tuned_presets()), ("", ()), (None, ())])
+@pytest.mark.parametrize(
+    ("text", "names"), [("sdxl, sd15", ("sdxl", "sd15")), ("none", ()), ("all", offers.tuned_presets()), ("", ()), (None, ())]
+)
 def test_an_operator_chooses_presets(text, names, monkeypatch):
     monkeypatch.setattr("torch.cuda.is_available", lambda: False)
     assert offers.chosen(text) == names

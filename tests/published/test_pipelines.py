@@ -167,9 +167,7 @@ def test_a_load_that_fails_half_way_leaves_nothing(sd, tmp_path) -> None:
     import shutil
 
     shutil.copytree(sd, tmp_path / "m")
-    (tmp_path / "m" / "vae" / "config.json").write_text(
-        '{"_class_name": "AutoencoderKL", "block_out_channels": [8, 12]}'
-    )
+    (tmp_path / "m" / "vae" / "config.json").write_text('{"_class_name": "AutoencoderKL", "block_out_channels": [8, 12]}')
     gc.collect()
     before = sum(isinstance(found, torch.nn.Parameter) and not found.is_meta for found in gc.get_objects())
     with pytest.raises(ValueError, match="The vae of 'm'") as caught:
@@ -180,9 +178,7 @@ def test_a_load_that_fails_half_way_leaves_nothing(sd, tmp_path) -> None:
 
 def test_switching_between_models_gives_the_memory_back() -> None:
     """100 MB models A, B, A, B in a process of their own: the resident memory stays within a tenth of a model."""
-    done = subprocess.run(
-        [sys.executable, "-m", "tests.benchmarks.switching", "--megabytes", "100"], capture_output=True, text=True
-    )
+    done = subprocess.run([sys.executable, "-m", "tests.benchmarks.switching", "--megabytes", "100"], capture_output=True, text=True)
     assert done.returncode == 0, done.stderr[-2000:]
     sizes = [float(line.split()[-2]) for line in done.stdout.splitlines() if line.startswith("with ")]
     assert len(sizes) == 4 and max(sizes) <= 1.10 * sizes[0], done.stdout

@@ -129,7 +129,8 @@ def test_prices_by_hand():
     """A model takes two rows a step; power_2 is the base at its first step and mixes from the second on."""
     alone = dataclasses.replace(RUN, images=1)
     price = {
-        text: Plan.of(dataclasses.replace(alone, columns=(text,)), TINY).cost - Plan.of(alone, TINY).cost for text in (*EXAMPLES, "lora:1", "constant:0")
+        text: Plan.of(dataclasses.replace(alone, columns=(text,)), TINY).cost - Plan.of(alone, TINY).cost
+        for text in (*EXAMPLES, "lora:1", "constant:0")
     }
     assert Plan.of(alone, TINY).cost == 2 * (2 + 3 + 4 * 4)  # at the second step AIG still stands where base does
     assert price["lora:1"] == price["constant:0"] == 0

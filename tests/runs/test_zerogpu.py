@@ -53,9 +53,7 @@ class Unpicklable(Exception):
         super().__init__(f"{one} {two}")
 
 
-@pytest.mark.parametrize(
-    "failure", [ValueError("no"), FloatingPointError("the images are not finite"), Stopped(), MemoryError("x")]
-)
+@pytest.mark.parametrize("failure", [ValueError("no"), FloatingPointError("the images are not finite"), Stopped(), MemoryError("x")])
 def test_what_the_job_raises_arrives_with_its_traceback(failure):
     def broken(order):
         yield 1

@@ -176,7 +176,15 @@ def test_everything_is_measured_and_drawn(world, tmp_path, monkeypatch):
 
     pytest.importorskip("matplotlib", reason="all was measured, but figures need matplotlib")
     list(figures.run(world, assets=tmp_path))
-    for name in ("reconstructions.webp", "neighbours.webp", "hacking-preference.webp", "tradeoff-vivid.svg", "decided-fashion.svg", "gap.svg", "light.webp"):
+    for name in (
+        "reconstructions.webp",
+        "neighbours.webp",
+        "hacking-preference.webp",
+        "tradeoff-vivid.svg",
+        "decided-fashion.svg",
+        "gap.svg",
+        "light.webp",
+    ):
         assert (folder / "figures" / name).stat().st_size > 1_000 and f"figures/{name}" in card
 
 
@@ -316,9 +324,7 @@ def test_how_much_too_often_a_drawing_is_sampled_is_found_from_the_shares_alone(
     columns = {name: labels[:, i] for i, name in enumerate(ATTRIBUTES)}
     true = torch.where(columns["glasses"] == 1, 0.5, 1.0) * torch.where(columns["style"] == 2, 1.5, 1.0)
     true /= true.mean()
-    shares = {
-        name: torch.zeros(len(values)).index_add_(0, columns[name], true) / len(labels) for name, values in ATTRIBUTES.items()
-    }
+    shares = {name: torch.zeros(len(values)).index_add_(0, columns[name], true) / len(labels) for name, values in ATTRIBUTES.items()}
     found = tilt.density_ratio(labels, shares, samples=100_000)
     assert found.mean() == pytest.approx(1, abs=1e-4) and (found - true).abs().max() < 0.05
     few = tilt.density_ratio(labels, shares, samples=20)

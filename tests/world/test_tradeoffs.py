@@ -63,7 +63,7 @@ def test_the_gap_is_the_time_between_the_steps_at_which_modes_and_reward_are_dec
         means[f"base for {k}, then tuned"] = (4.0 * (k < reward_from), 1.0 if k >= modes_by else 0.2)
     curves = tradeoffs.decided(found(means), "r")
     assert curves["gap"]["entropy"] == pytest.approx(gap)
-    assert [row["r"]["value"] for row in curves["curves"]["base first"]][:: STEPS] == [4.0, 0.0]
+    assert [row["r"]["value"] for row in curves["curves"]["base first"]][::STEPS] == [4.0, 0.0]
 
 
 def test_every_method_is_measured_once_and_every_family_has_strengths():

@@ -225,4 +225,3 @@ def _spoken(title: str, request: Request, state: str) -> str:
     what = "result" if state == "done" else "preview"
     many = "1 image" if request.images == 1 else f"{request.images} images"
     return f"{title}, {what}: {many} for {request.prompt.strip() or 'no prompt'}"
-
