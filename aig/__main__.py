@@ -14,7 +14,6 @@ from aig.assets import ASSETS
 from aig.machine import cores
 from aig.machine.silence import quiet
 from aig.method import schedules
-from aig.portraits import serving
 from aig.runs import columns
 
 
@@ -103,6 +102,7 @@ def parser() -> argparse.ArgumentParser:
 
 
 def run_compare(options: argparse.Namespace) -> None:
+    from aig.portraits import serving
     from aig.runs import export, links
     from aig.runs.engine import Engine
     from aig.runs.request import Request
@@ -169,6 +169,7 @@ def run_fetch(options: argparse.Namespace) -> None:
 
 
 def run_replay(options: argparse.Namespace) -> None:
+    from aig.portraits import serving
     from aig.runs import export, replay
 
     replay.FOLDER.mkdir(exist_ok=True)
@@ -203,8 +204,7 @@ def run_draft(options: argparse.Namespace) -> None:
 
     import torch
 
-    from aig.portraits import rewards
-    from aig.published import pipelines
+    from aig.published import pipelines, rewards
 
     quiet()
     place = "cuda" if torch.cuda.is_available() else "cpu"

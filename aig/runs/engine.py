@@ -267,6 +267,13 @@ class Engine:
         for i, stream in enumerate(sorted(self._waiting, key=self._turn), start=1):
             stream.put(stream.job.update("waiting", place=i))
 
+    def _goes_first(self, stream: Stream) -> bool:
+        """Whether a long job gives way to this one: not to another long one whose model was freed, or both would begin again for ever.
+
+        On ZeroGPU it gives way to none, as a generator that stands still keeps the GPU.
+        """
+        return not zerogpu.here() and (stream.paused is None or stream.paused[1] is self._model)
+
     def _turn(self, stream: Stream) -> tuple[bool, int]:
         """What decides who is next, the smallest first and the earliest of equal ones."""
         return stream.paused is not None, self._turns[stream.user]
@@ -319,7 +326,7 @@ class Engine:
                     raise Stopped
                 if update is PAUSE:
                     with self._changed:
-                        if self._waiting and not zerogpu.here():  # there a generator that stands still keeps the GPU
+                        if any(map(self._goes_first, self._waiting)):
                             stream.paused, work = (work, self._model), None
                             self._enqueue(stream)
                             return

@@ -296,7 +296,7 @@ def test_code_is_blockwise_best_of_n(run, model, n):
 
 def test_code_wins_reward_and_joins_the_run(run):
     update = run(columns=("code:4", "lora:0.5"), images=4)
-    assert update.state == "done" and update.images.shape == (5, 4, 16, 16, 3) and update.step == update.steps == 12
+    assert update.state == "done" and update.images.shape == (5, 4, 16, 16, 3) and update.step == update.plan.steps == 12
     base, *_, code = update.scores.columns
     assert code.name == "CoDe 4" and code.rewards["preference"].value > base.rewards["preference"].value
 

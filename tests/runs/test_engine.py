@@ -144,7 +144,7 @@ def test_previews_of_code_come_after_the_others_and_blank_nothing(engine):
         if update.images is not None:
             counts.append(len(update.images))
             steps.append(update.step)
-            assert len(update.scores.columns) == len(update.images) and update.steps == 8
+            assert len(update.scores.columns) == len(update.images) and update.plan.steps == 8
     assert counts == sorted(counts) and counts[-1] == 5 and steps == sorted(steps)
 
 
