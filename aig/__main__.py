@@ -117,7 +117,7 @@ def run_compare(options: argparse.Namespace) -> None:
         if unknown:
             print(f"The model does not know: {', '.join(unknown)}", file=sys.stderr)
         for update in engine.stream(request):
-            print(f"\rstep {update.step} of {update.steps or request.steps}", end="", file=sys.stderr, flush=True)
+            print(f"\rstep {update.step} of {update.plan.steps}", end="", file=sys.stderr, flush=True)
         print(f"\r{update.seconds:.1f} s, {update.rows} model evaluations", file=sys.stderr)
     finally:
         engine.close()

@@ -10,14 +10,15 @@ import numpy as np
 import pytest
 
 from aig import __main__ as cli
-from aig.runs import columns, export, links, models
+from aig.portraits import serving
+from aig.runs import columns, export, links
 from aig.runs.request import Request
 from tests.serving import tiny_model
 
 
 @pytest.fixture
 def tiny(monkeypatch, pipe, lora_file):
-    monkeypatch.setattr(models, "load", lambda: tiny_model(pipe, lora_file))
+    monkeypatch.setattr(serving, "load", lambda: tiny_model(pipe, lora_file))
 
 
 def test_compare_writes_the_grids_with_their_settings_and_prints_a_table(tiny, tmp_path, capsys):
