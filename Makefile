@@ -11,5 +11,6 @@ benchmark:
 	python -m tests.benchmarks.compare
 world: # hours on two cores; needs Node and: pip install resvg-py
 	python -m aig.world all --preset cpu
-lint:
+lint: # needs: pip install -e .[lint]
 	ruff check .
+	ruff format --check .
