@@ -79,6 +79,8 @@ def handed(run: Callable[[Callable[[Item], None]], Result]) -> Iterator[Item]:
     asked, answered, closed = threading.Semaphore(0), threading.Semaphore(0), threading.Event()
 
     def hand(item: Item) -> None:
+        if threading.current_thread() is not thread:
+            raise RuntimeError("two runs use one pipeline at once")
         given.append(item)
         answered.release()
         asked.acquire()
