@@ -28,7 +28,8 @@ import gradio as gr  # noqa: E402
 from aig.portraits import serving  # noqa: E402
 from aig.published import offers  # noqa: E402
 from aig.runs import replay, zerogpu  # noqa: E402
-from aig.runs.engine import Engine, Update  # noqa: E402
+from aig.runs.comparison import Update  # noqa: E402
+from aig.runs.engine import Engine  # noqa: E402
 from aig.runs.facts import Facts  # noqa: E402
 from aig.ui.compare import page  # noqa: E402
 from aig.ui.shell import front, theme  # noqa: E402

@@ -15,7 +15,8 @@ from diffusers import StableDiffusionPipeline
 from aig.method.adapters import blend, fused
 from aig.portraits.population import ATTRIBUTES
 from aig.portraits.ruler import Ruler
-from aig.runs.engine import Engine, Update
+from aig.runs.comparison import Update
+from aig.runs.engine import Engine
 from aig.runs.facts import Facts
 from aig.runs.models import Model, Offer
 

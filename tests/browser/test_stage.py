@@ -9,11 +9,11 @@ from urllib.parse import parse_qs, urlsplit
 
 import pytest
 from PIL import Image
-from PIL.PngImagePlugin import PngInfo
 
 from aig.runs import export, links, replay
 from aig.runs.request import Request
 from tests.browser.driving import STEP, open_page, script, set_slider, state, watch
+from tests.front.tables import png
 from tests.serving import served, slowed, tiny_model
 
 SIDE = 16  # pixels of the tiny model's images
@@ -323,14 +323,6 @@ def test_a_saved_picture_restores_its_settings_when_dropped(app, page, browser):
     assert settings(other) == CHOSEN
     other.context.close()
     assert troubles == []
-
-
-def png(text: str | None) -> bytes:
-    buffer, info = io.BytesIO(), PngInfo()
-    if text is not None:
-        info.add_text("aig", text)
-    Image.new("RGB", (8, 8)).save(buffer, "png", pnginfo=info)
-    return buffer.getvalue()
 
 
 @pytest.mark.parametrize(

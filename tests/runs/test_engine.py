@@ -15,7 +15,8 @@ import torch
 from diffusers import DDIMScheduler
 
 from aig.runs.comparison import Update
-from aig.runs.engine import PAUSE, Busy, Engine, RunFailed
+from aig.runs.engine import Busy, Engine, RunFailed
+from aig.runs.jobs import PAUSE
 from aig.runs.models import Offer
 from aig.runs.plan import Plan
 from aig.runs.request import Request

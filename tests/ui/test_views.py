@@ -11,7 +11,7 @@ import torch
 from aig.measures.intervals import Interval
 from aig.measures.scores import score
 from aig.runs import export, links
-from aig.runs.engine import Update
+from aig.runs.comparison import Update
 from aig.runs.plan import Plan
 from aig.runs.request import Request
 from aig.ui import pictures

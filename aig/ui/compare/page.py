@@ -11,7 +11,8 @@ from gradio.components import Component
 
 from aig.runs import replay
 from aig.runs.columns import MAX_EXTRA
-from aig.runs.engine import MAX_WAITING, Engine, Update
+from aig.runs.comparison import Update
+from aig.runs.engine import MAX_WAITING, Engine
 from aig.runs.facts import Facts
 from aig.runs.plan import Plan
 from aig.runs.request import MAX_IMAGES, MAX_LORA_SCALE, Request

@@ -13,7 +13,9 @@ from gradio.processing_utils import save_bytes_to_cache
 from gradio.utils import get_upload_folder
 
 from aig.runs import export, links, replay
-from aig.runs.engine import Engine, RunFailed, Stream, Update
+from aig.runs.comparison import Update
+from aig.runs.engine import Engine, RunFailed
+from aig.runs.jobs import Stream
 from aig.runs.plan import Plan
 from aig.runs.request import Request
 from aig.ui.compare import controls, views
