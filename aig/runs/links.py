@@ -11,7 +11,7 @@ import dataclasses
 import math
 import re
 from collections.abc import Callable
-from typing import get_type_hints
+from typing import Any, get_type_hints
 
 from aig.runs.request import Request
 
@@ -30,7 +30,7 @@ def encode(request: Request) -> str:
     return "!".join([VERSION, *(f"{name}={_write(kinds[name], getattr(request, name), name)}" for name in kinds)])
 
 
-def decode(text: str) -> Request:
+def decode(text: object) -> Request:
     """The request that a text describes; fields that it leaves out have their defaults. The values' ranges are not checked.
 
     Raises ValueError with one sentence for anything that ``encode`` would not write.
@@ -58,7 +58,7 @@ def _kinds() -> dict[str, object]:
     return {field.name: hints[field.name] for field in dataclasses.fields(Request)}
 
 
-def _write(kind: object, value: object, name: str) -> str:
+def _write(kind: object, value: Any, name: str) -> str:
     if kind is str:
         return _escape(value, name)
     if kind is bool:
@@ -123,4 +123,4 @@ def _unescape(text: str, name: str) -> str:
 
 
 def _short(text: str) -> str:
-    return ascii(text if len(text) <= 40 else text[:40] + "…")
+    return ascii(text if len(text) <= 40 else text[:40] + "…")[:200]  # ten letters for a rare character

@@ -7,7 +7,7 @@ from typing import get_type_hints
 from urllib.parse import parse_qs, quote
 
 import pytest
-from hypothesis import given
+from hypothesis import example, given
 from hypothesis import strategies as st
 
 from aig.runs import links
@@ -67,6 +67,7 @@ def test_anything_else_gets_one_sentence_that_names_it(text, named):
     assert named in sentence and sentence.count(". ") == 0 and len(sentence) < 400 and "\n" not in sentence
 
 
+@example("\U00010000" * 60)
 @given(st.text() | st.text().map(lambda rest: "v1!" + rest) | st.text("v1!sedprompt=~+*e.-0123456789", max_size=60))
 def test_hostile_text_never_raises_anything_else(text):
     try:
