@@ -27,6 +27,8 @@ def load(
     """
     if name in scorers.NAMES:
         return scorers.load(name, source, device=device, dtype=dtype)
+    if isinstance(source, Mapping):
+        raise ValueError(f"The reward {name!r} is not read from single files; only {', '.join(scorers.NAMES)} are.")
     rewards = serving.load_rewards(ASSETS / serving.CHOICES[0] if source is None else Path(source), device)
     if name not in rewards:
         raise ValueError(f"Unknown reward {name!r}; choose one of: {', '.join([*rewards, *scorers.NAMES])}.")

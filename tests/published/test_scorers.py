@@ -16,7 +16,7 @@ from safetensors.torch import load_file, save_file
 from torch.nn import functional as F
 from transformers import BertTokenizer, CLIPModel, CLIPTokenizer, Dinov2Model
 
-from aig.published import scorers, towers
+from aig.published import rewards, scorers, towers
 from aig.published.pixels import Recipe, prepare
 from tests import checkpoints
 
@@ -348,6 +348,12 @@ def test_configurations_and_files_that_are_wrong_or_missing(copied):
 def test_unknown_names_list_the_choices(call):
     with pytest.raises(ValueError, match="'beauty'; choose one of: .*clip"):
         call("beauty")
+
+
+def test_an_embedded_reward_is_not_read_from_single_files():
+    with pytest.raises(ValueError, match="'preference' is not read from single files; only pickscore") as error:
+        rewards.load("preference", {"preference.safetensors": "here"})
+    assert one_sentence(error)
 
 
 def test_without_network_one_line_says_so(tmp_path, monkeypatch):
