@@ -16,6 +16,7 @@ import subprocess
 import sys
 from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
+from typing import Any
 
 from aig.published.hub import MAX_TOTAL, Download, File, Listed, Source, Unavailable, check_space, explained, length, plan, store
 from aig.published.presets import COMMIT, Preset, Tuned, folder_of, is_local
@@ -88,10 +89,12 @@ def apart(source: Source, *, only_plan: bool = False, anonymous: bool = False) -
     worker = subprocess.Popen(
         [sys.executable, "-m", "aig.published.downloads"], stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True, env=environment
     )
+    orders, events = worker.stdin, worker.stdout
+    assert orders is not None and events is not None  # both are pipes
     try:
-        worker.stdin.write(json.dumps(order))
-        worker.stdin.close()
-        for line in worker.stdout:
+        orders.write(json.dumps(order))
+        orders.close()
+        for line in events:
             event = json.loads(line)
             if "error" in event:
                 raise (Unavailable if event["unavailable"] else ValueError)(event["error"])
@@ -100,7 +103,7 @@ def apart(source: Source, *, only_plan: bool = False, anonymous: bool = False) -
             raise Unavailable(f"The download of {source.repo} ended unexpectedly; start it again, it will be continued.")
     finally:
         worker.kill()
-        worker.stdout.close()
+        events.close()
         worker.wait()
 
 
@@ -109,9 +112,11 @@ def main() -> None:
     order = json.load(sys.stdin)
     values = order["source"]
     if order["kind"] == "Preset":
-        source = Preset(**{**values, "rewards": tuple(values["rewards"]), "tuned": ()})
+        values.update(rewards=tuple(values["rewards"]), tuned=())
+        source = Preset(**values)
     elif order["kind"] == "Listed":
-        source = Listed(**{**values, "files": tuple(values["files"])})
+        values.update(files=tuple(values["files"]))
+        source = Listed(**values)
     else:
         source = Tuned(**values)
     last = -1
@@ -172,7 +177,7 @@ def _download(file: File, path: Path, planned: Download, report: Callable[[int],
             resume_size=target.tell(),
             headers=build_hf_headers(library_name="aig"),
             expected_size=file.size,
-            tqdm_class=lambda initial=0, **_: _Meter(report, initial),
+            tqdm_class=lambda initial=0, **_: _Meter(report, initial),  # ty: ignore[invalid-argument-type]  it is only called
         )
         target.flush()
         os.fsync(target.fileno())
@@ -202,7 +207,7 @@ def _marks(source: Source) -> set[str]:
     return {"/".join(filter(None, (source.subfolder, source.weight_name or "config.json")))}
 
 
-def _read_json(path: Path) -> Mapping[str, object]:
+def _read_json(path: Path) -> dict[str, Any]:
     """A small JSON object of our own, empty when there is none or it was cut off."""
     try:
         content = json.loads(path.read_text()) if path.is_file() else {}

@@ -19,13 +19,13 @@ from __future__ import annotations
 import contextlib
 import inspect
 import os
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Generator, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import asdict
 from pathlib import Path
 
 import torch
-from diffusers import DiffusionPipeline
+from diffusers import DiffusionPipeline, ModelMixin
 from torch import Tensor, nn
 
 from aig.method import adapters, families
@@ -143,7 +143,7 @@ def sampled(pipe: DiffusionPipeline, prompts: Sequence[str], seeds: Sequence[int
 
 
 @contextmanager
-def differentiated(pipe: DiffusionPipeline, settings: DraftSettings, *, images: int) -> Iterator[list[Tensor]]:
+def differentiated(pipe: DiffusionPipeline, settings: DraftSettings, *, images: int) -> Generator[list[Tensor]]:
     """Within, the denoiser is differentiated at the last K steps alone.
 
     Yields a list that gets mean((eps_tuned - eps_base)^2) of each of those, both at the same x_t and after guidance.
@@ -228,7 +228,7 @@ def outline(folder: Path | None, pipeline: str, prompts: Sequence[str], settings
     return "\n".join(lines)
 
 
-def _adapt(denoiser: nn.Module, rank: int) -> list[nn.Parameter]:
+def _adapt(denoiser: ModelMixin, rank: int) -> list[nn.Parameter]:
     """Add a fresh LoRA of the attention layers and freeze all else; its parameters."""
     from peft import LoraConfig, inject_adapter_in_model
 
@@ -242,7 +242,7 @@ def _adapt(denoiser: nn.Module, rank: int) -> list[nn.Parameter]:
 
 
 @contextmanager
-def _bare(pipe: DiffusionPipeline) -> Iterator[None]:
+def _bare(pipe: DiffusionPipeline) -> Generator[None]:
     """Without safety checker and watermark, which work on arrays and would stop the gradient, while training."""
     with contextlib.ExitStack() as back:
         for name in ("safety_checker", "watermark"):

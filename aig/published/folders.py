@@ -97,7 +97,7 @@ def check_component(folder: Path, name: str) -> None:
 
 def variant(part: Path) -> str | None:
     """ "fp16" when a component's only weights are of that variant."""
-    found = {_WEIGHTS.fullmatch(path.name)["variant"] for path in part.iterdir() if _WEIGHTS.fullmatch(path.name)}
+    found = {weights["variant"] for path in part.iterdir() if (weights := _WEIGHTS.fullmatch(path.name))}
     return "fp16" if found == {".fp16"} else None
 
 

@@ -12,8 +12,12 @@ import shutil
 from collections.abc import Iterable
 from dataclasses import dataclass
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 from aig.published.presets import COMMIT, Preset, Tuned, is_local
+
+if TYPE_CHECKING:
+    from huggingface_hub.hf_api import RepoSibling
 
 COMPONENTS = (  # folders of the stock text-to-image pipelines; the safety checker and its extractor are not loaded
     "scheduler", "tokenizer", "tokenizer_2", "tokenizer_3", "text_encoder", "text_encoder_2", "text_encoder_3",
@@ -105,16 +109,17 @@ def plan(
         )
     except Exception as error:  # whatever the client and its transport raise becomes one line
         raise explained(error, source) from error
-    if not COMMIT.fullmatch(found.sha or ""):
+    commit = found.sha or ""
+    if not COMMIT.fullmatch(commit):
         raise Unavailable(f"The Hub does not say which commit {source.revision!r} of {source.repo} is.")
     listed = {sibling.rfilename: sibling for sibling in found.siblings or ()}
     files = tuple(_file(listed[name], source.repo) for name in needed(listed, source))
     if sum(file.size for file in files) > most:
         raise ValueError(f"{source.repo} is {_size(sum(file.size for file in files))} large, at most {_size(most)} are fetched.")
-    folder = (place or store()) / source.repo.replace("/", "--") / found.sha
+    folder = (place or store()) / source.repo.replace("/", "--") / commit
     left = sum(file.size - min(file.size, _present(folder / file.name)) for file in files)
     check_space(folder, left)
-    return Download(repo=source.repo, revision=source.revision, commit=found.sha, files=files, folder=folder, left=left)
+    return Download(repo=source.repo, revision=source.revision, commit=commit, files=files, folder=folder, left=left)
 
 
 def needed(names: Iterable[str], source: Source) -> tuple[str, ...]:
@@ -171,15 +176,14 @@ def _variant(name: str) -> str | None:
     return None if found is None else next(filter(None, found.groups()), "")
 
 
-def _file(sibling: object, repo: str) -> File:
+def _file(sibling: RepoSibling, repo: str) -> File:
     """A file with the size and checksum that the Hub states."""
-    checksum = sibling.lfs.sha256 if sibling.lfs else sibling.blob_id
-    whole = isinstance(sibling.size, int) and sibling.size >= 0
-    if not whole or not re.fullmatch("[0-9a-f]{64}" if sibling.lfs else "[0-9a-f]{40}", checksum or ""):
+    size, checksum = sibling.size, (sibling.lfs.sha256 if sibling.lfs else sibling.blob_id) or ""
+    if not isinstance(size, int) or size < 0 or not re.fullmatch("[0-9a-f]{64}" if sibling.lfs else "[0-9a-f]{40}", checksum):
         raise Unavailable(f"The Hub states no size and checksum for {sibling.rfilename!r} of {repo}.")
-    if sibling.rfilename.endswith(TEXTS) and sibling.size > MAX_TEXT:
-        raise ValueError(f"{sibling.rfilename!r} of {repo} is {_size(sibling.size)} large, too much for a configuration.")
-    return File(name=sibling.rfilename, size=sibling.size, digest=checksum)
+    if sibling.rfilename.endswith(TEXTS) and size > MAX_TEXT:
+        raise ValueError(f"{sibling.rfilename!r} of {repo} is {_size(size)} large, too much for a configuration.")
+    return File(name=sibling.rfilename, size=size, digest=checksum)
 
 
 def explained(error: Exception, source: Source | Download) -> Unavailable:

@@ -9,6 +9,7 @@ stock loading drops or misplaces layers in silence.
 from __future__ import annotations
 
 import json
+import math
 import re
 from collections.abc import Mapping
 from pathlib import Path
@@ -162,7 +163,9 @@ def _layers(tensors: Mapping[str, Tensor]) -> dict[str, _Layer]:
     for key in tensors:
         half = _HALF.fullmatch(key)
         role = "alpha" if half is None else "up" if _is_up(half) else "down"
-        other = found.setdefault(_layer_name(key), {}).setdefault(role, key)
+        name = _layer_name(key)
+        assert name is not None  # ``_check_keys`` lets no other key through
+        other = found.setdefault(name, {}).setdefault(role, key)
         if other != key:
             raise ValueError(f"the LoRA tunes one layer twice, by {_shown(other)} and {_shown(key)}")
         if role == "alpha" and (tensors[key].numel() != 1 or tensors[key].is_complex()):
@@ -180,11 +183,11 @@ def _fitted(tensors: Mapping[str, Tensor], layer: _Layer, weights: Mapping[str, 
     down, up = tensors[layer.down], tensors[layer.up].float()
     sizes, first = [len(weight) for weight in weights.values()], next(iter(weights))
     rank, inner = len(down), weights[first].shape[1:]
-    if down.shape[1] != inner[0] or down[0].numel() != inner.numel():
+    if down.shape[1] != inner[0] or down[0].numel() != math.prod(inner):
         raise ValueError(f"the LoRA's {_shown(layer.down)} has the shape {_shape(down)}, but {first!r} takes {(rank, *inner)}")
     if up.shape[:2] != (sum(sizes), rank) or up[0, 0].numel() != 1:
         raise ValueError(f"the LoRA's {_shown(layer.up)} has the shape {_shape(up)}, but {first!r} takes {(sum(sizes), rank)}")
-    smaller = min(*sizes, inner.numel())
+    smaller = min(*sizes, math.prod(inner))
     if rank > (most := smaller if len(sizes) > 1 else max(smaller, MAX_RANK)):
         raise ValueError(f"the LoRA has rank {rank} in {_shown(layer.down)}, where 1 to {most} is possible")
     for key in (layer.down, layer.up):

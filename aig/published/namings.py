@@ -11,6 +11,7 @@ import re
 from collections.abc import Iterator, Mapping
 from typing import NamedTuple
 
+from diffusers import ModelMixin, UNet2DConditionModel
 from diffusers.models.normalization import AdaLayerNormContinuous
 from torch import Tensor, cat, nn
 
@@ -104,7 +105,7 @@ class Place(NamedTuple):
     theirs: bool  # in the order of rows that the model's authors have
 
 
-def places(denoiser: nn.Module) -> dict[str, Place]:
+def places(denoiser: ModelMixin) -> dict[str, Place]:
     """Every plain name of the denoiser's linear and convolution layers, and where it is."""
     own = [name.removesuffix(".base_layer") for name, part in denoiser.named_modules() if isinstance(part, (nn.Linear, nn.Conv2d))]
     known = set(own)
@@ -118,13 +119,13 @@ def places(denoiser: nn.Module) -> dict[str, Place]:
     return found
 
 
-def in_order(denoiser: nn.Module, place: Place, rows: Tensor) -> Tensor:
+def in_order(denoiser: ModelMixin, place: Place, rows: Tensor) -> Tensor:
     """A layer's rows as the denoiser has them: the authors' last norms have the shift before the scale, diffusers' after."""
     parent = denoiser.get_submodule(place.layers[0].rpartition(".")[0])
     return cat(rows.chunk(2)[::-1]) if place.theirs and isinstance(parent, AdaLayerNormContinuous) else rows
 
 
-def _authors(denoiser: nn.Module, own: list[str]) -> Iterator[tuple[str, tuple[str, ...]]]:
+def _authors(denoiser: ModelMixin, own: list[str]) -> Iterator[tuple[str, tuple[str, ...]]]:
     kind = type(denoiser).__name__
     if kind == "FluxTransformer2DModel":
         yield from FLUX_ENDS.items()
@@ -149,7 +150,7 @@ def _numbered(theirs: str, block: Names, ours: str, count: int) -> Iterator[tupl
             yield f"{theirs}.{i}.{name}", tuple(f"{ours}.{i}.{layer}" for layer in found)
 
 
-def _unet_parts(unet: nn.Module) -> Iterator[tuple[str, str]]:
+def _unet_parts(unet: UNet2DConditionModel) -> Iterator[tuple[str, str]]:
     """The original name of each resnet, attention and resampler of a UNet, and diffusers' name."""
     number = 1
     for i, block in enumerate(unet.down_blocks):

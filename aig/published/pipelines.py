@@ -15,6 +15,7 @@ import sys
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
+from typing import TYPE_CHECKING, Any
 
 import torch
 from torch import nn
@@ -25,8 +26,11 @@ from aig.published import folders
 from aig.published.folders import short
 from aig.published.presets import Tuned
 
+if TYPE_CHECKING:
+    from diffusers import DiffusionPipeline, ModelMixin
 
-def load(folder: Path, pipeline: str, *, dtype: torch.dtype | None = None, device: str | torch.device = "cpu") -> object:
+
+def load(folder: Path, pipeline: str, *, dtype: torch.dtype | None = None, device: str | torch.device = "cpu") -> DiffusionPipeline:
     """A stock pipeline from a folder, on the device, ready for sampling.
 
     pipeline: its class, of PIPELINES. dtype: bfloat16 on CUDA and float32 elsewhere by default. UNets and
@@ -55,7 +59,7 @@ def load(folder: Path, pipeline: str, *, dtype: torch.dtype | None = None, devic
     return pipe
 
 
-def second(pipe: object, folder: Path, subfolder: str = "") -> nn.Module:
+def second(pipe: DiffusionPipeline, folder: Path, subfolder: str = "") -> ModelMixin:
     """A whole second denoiser for a pipeline, of the same class and shapes, beside the base's own.
 
     Raises ValueError with one sentence when it is of another class or shape, incomplete, or holds NaN.
@@ -103,7 +107,7 @@ MODES = ("fused", "switched", "denoiser")
 GRAPHS = 64  # of a kind of block: for its widths, for one row and for more, with a LoRA and without
 
 
-def tuned(pipe: object, source: Tuned, folder: Path, *, mode: str | None = None, work_bytes: int = 0) -> Tuning:
+def tuned(pipe: DiffusionPipeline, source: Tuned, folder: Path, *, mode: str | None = None, work_bytes: int = 0) -> Tuning:
     """The tuned weights of a preset, from their folder, attached to a loaded pipeline.
 
     A LoRA becomes a fused twin when the copy of what it changes fits beside ``work_bytes``, what a step itself needs,
@@ -159,15 +163,16 @@ def free_bytes(device: str | torch.device) -> int:
     if device.type == "cuda":
         return int(cuda_free(device))
     free = math.inf
-    if Path("/proc/meminfo").is_file():
-        free = int(re.search(r"MemAvailable:\s+(\d+) kB", Path("/proc/meminfo").read_text())[1]) * 1024
+    known = Path("/proc/meminfo")
+    if known.is_file() and (available := re.search(r"MemAvailable:\s+(\d+) kB", known.read_text())):
+        free = int(available[1]) * 1024
     limit, used = Path("/sys/fs/cgroup/memory.max"), Path("/sys/fs/cgroup/memory.current")
     if limit.is_file() and used.is_file() and limit.read_text().strip().isdigit():  # a container's own limit
         free = min(free, int(limit.read_text()) - int(used.read_text()))
     return 0 if math.isinf(free) else max(0, int(free))
 
 
-def release(*parts: object) -> None:
+def release(*parts: Any) -> None:
     """Free the memory of pipelines and modules, also where something still refers to them; they cannot be used after.
 
     Weights that a module outside shares stay with it. None and parts without weights are passed over.
@@ -202,12 +207,12 @@ def _blended(base: nn.Module, twin: nn.Module) -> Callable[[float], Callable]:
     return at
 
 
-def _component(kind: type, folder: Path, name: str, dtype: torch.dtype) -> object:
+def _component(kind: Any, folder: Path, name: str, dtype: torch.dtype) -> Any:
     """One component by its stock loader, complete and finite."""
     import diffusers
     import transformers
 
-    options = {"subfolder": name, "local_files_only": True}
+    options: dict[str, Any] = {"subfolder": name, "local_files_only": True}
     if issubclass(kind, diffusers.ModelMixin) or issubclass(kind, transformers.PreTrainedModel):
         options |= {"use_safetensors": True, "variant": folders.variant(folder / name), "dtype": dtype, "output_loading_info": True}
     else:
@@ -235,7 +240,7 @@ def _component(kind: type, folder: Path, name: str, dtype: torch.dtype) -> objec
     return module.eval().requires_grad_(False)
 
 
-def _assembled(kind: type, folder: Path, loaded: Mapping[str, object]) -> object:
+def _assembled(kind: type[DiffusionPipeline], folder: Path, loaded: Mapping[str, Any]) -> DiffusionPipeline:
     """The pipeline around its loaded components; stock assembly reads the pipeline's own settings."""
     try:
         return kind.from_pretrained(str(folder), local_files_only=True, use_safetensors=True, **loaded)

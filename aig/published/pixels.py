@@ -16,6 +16,8 @@ from torch.nn import functional as F
 CLIP_MEAN, CLIP_STD = (0.48145466, 0.4578275, 0.40821073), (0.26862954, 0.26130258, 0.27577711)  # OpenAI CLIP
 IMAGENET_MEAN, IMAGENET_STD = (0.485, 0.456, 0.406), (0.229, 0.224, 0.225)
 
+Fit = Literal["floor", "round", "pad"]
+
 
 @dataclass(frozen=True, kw_only=True)
 class Recipe:
@@ -27,7 +29,7 @@ class Recipe:
 
     size: int
     edge: int
-    fit: Literal["floor", "round", "pad"]
+    fit: Fit
     mean: tuple[float, float, float] = CLIP_MEAN
     std: tuple[float, float, float] = CLIP_STD
 

@@ -13,7 +13,7 @@ import tomllib
 from dataclasses import MISSING, dataclass, fields, replace
 from pathlib import Path
 from types import MappingProxyType
-from typing import get_type_hints
+from typing import Any, TypeVar, get_type_hints
 
 FOLDER = Path(__file__).parents[2] / "assets" / "presets"
 PIPELINES = (  # stock text-to-image pipelines of diffusers that AIG is tested on
@@ -80,6 +80,8 @@ class Preset:
         """Whether the revision is a commit, which can never change."""
         return bool(COMMIT.fullmatch(self.revision))
 
+
+Table = TypeVar("Table", Preset, Tuned)
 
 COMMIT = re.compile(r"[0-9a-f]{40}")
 _REPO = re.compile(r"[A-Za-z0-9][\w.-]{0,95}/[A-Za-z0-9_][\w.-]{0,95}", re.ASCII)
@@ -215,7 +217,7 @@ def folder_of(repo: str, root: str | Path | None = None) -> Path:
     return found
 
 
-def _read(kind: type, table: dict, where: str) -> Preset | Tuned:
+def _read(kind: type[Table], table: dict, where: str) -> Table:
     """A dataclass from a TOML table whose keys and types are exactly the dataclass's own."""
     hints = {key: hint for key, hint in get_type_hints(kind).items() if key != "tuned"}
     if unknown := sorted(set(table) - set(hints)):
@@ -233,7 +235,7 @@ def _read(kind: type, table: dict, where: str) -> Preset | Tuned:
     return made
 
 
-def _typed(value: object, hint: object, key: str, where: str) -> object:
+def _typed(value: Any, hint: Any, key: str, where: str) -> Any:
     """The value in its field's type, checked against the field's choices or range."""
     if hint == tuple[str, ...]:
         if not isinstance(value, list) or not value or not all(isinstance(item, str) for item in value):

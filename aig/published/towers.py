@@ -9,6 +9,7 @@ import json
 from collections.abc import Callable, Mapping, Sequence
 from functools import lru_cache
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import torch
 from torch import nn
@@ -16,8 +17,11 @@ from torch.nn import functional as F
 from torch.nn.utils.rnn import pad_sequence
 from torch.utils.checkpoint import checkpoint
 
-from aig.published.pixels import IMAGENET_MEAN, IMAGENET_STD, Recipe, prepare
+from aig.published.pixels import IMAGENET_MEAN, IMAGENET_STD, Fit, Recipe, prepare
 from aig.published.weights import assemble, from_blip_vision, from_open_clip, head, read, under
+
+if TYPE_CHECKING:
+    from transformers import PreTrainedConfig, PreTrainedModel, PreTrainedTokenizerBase
 
 CHUNK = 16  # images that go through a tower at once
 AESTHETICS_HEAD = "sac+logos+ava1-l14-linearMSE.pth"
@@ -62,8 +66,8 @@ class Cosine(Scorer):
         self.clip = assemble(CLIPModel, config, tensors, dtype, name)
         self.name = name
         self.scale = tensors["logit_scale"].double().exp().item()  # a number: bfloat16 would be wrong by 1%
-        fit = {"pickscore": "floor", "hpsv2": "pad", "clip": "round"}[name]  # as each one's own code has it
-        self.recipe = _square(config.vision_config.image_size, fit)
+        fits: dict[str, Fit] = {"pickscore": "floor", "hpsv2": "pad", "clip": "round"}  # as each one's own code has it
+        self.recipe = _square(config.vision_config.image_size, fits[name])
         tokenizer = tokenizer_of(CLIPTokenizer, paths["vocab.json"])
         self.tokens = tokens(tokenizer, config.text_config.max_position_embeddings)
         self.padding = tokenizer.eos_token_id  # any would do: the tower is causal, and read at the end of the text
@@ -133,7 +137,7 @@ class ImageReward(Scorer):
 class Features(nn.Module):
     """Image features of a frozen vision tower: its image embedding if it has one, else its normalised class token."""
 
-    def __init__(self, tower: nn.Module, recipe: Recipe) -> None:
+    def __init__(self, tower: PreTrainedModel, recipe: Recipe) -> None:
         super().__init__()
         self.tower, self.recipe = tower, recipe
 
@@ -147,7 +151,7 @@ class Features(nn.Module):
         return torch.cat(found)
 
 
-def clip_vision(paths: Mapping[str, Path], dtype: torch.dtype) -> tuple[nn.Module, Recipe]:
+def clip_vision(paths: Mapping[str, Path], dtype: torch.dtype) -> tuple[PreTrainedModel, Recipe]:
     """The image half of a CLIP model, and how its input is made."""
     from transformers import CLIPConfig, CLIPVisionModelWithProjection
 
@@ -172,7 +176,7 @@ def dinov2_features(paths: Mapping[str, Path], dtype: torch.dtype) -> Features:
     return Features(tower, Recipe(size=224, edge=256, fit="floor", mean=IMAGENET_MEAN, std=IMAGENET_STD))
 
 
-def vit_config(kind: Callable[..., object], tensors: Mapping[str, torch.Tensor]) -> object:
+def vit_config(kind: type[PreTrainedConfig], tensors: Mapping[str, torch.Tensor]) -> PreTrainedConfig:
     """The sizes of a BLIP vision transformer, which come with no configuration, from its weights; heads are 64 wide."""
     try:
         patches, positions = tensors["embeddings.patch_embedding.weight"], tensors["embeddings.position_embedding"]
@@ -193,7 +197,7 @@ def vit_config(kind: Callable[..., object], tensors: Mapping[str, torch.Tensor])
     )
 
 
-def configured(kind: type, path: Path) -> object:
+def configured(kind: type[PreTrainedConfig], path: Path) -> PreTrainedConfig:
     """A transformers configuration from a JSON file; ValueError with one sentence if it is not one."""
     from huggingface_hub.errors import StrictDataclassError
 
@@ -203,12 +207,12 @@ def configured(kind: type, path: Path) -> object:
         raise ValueError(f"{path.name} is not a valid {kind.__name__}.") from None
 
 
-def tokenizer_of(kind: type, path: Path) -> object:
+def tokenizer_of(kind: type[PreTrainedTokenizerBase], path: Path) -> PreTrainedTokenizerBase:
     """A transformers tokenizer from the folder of its vocabulary."""
     return kind.from_pretrained(path.parent, local_files_only=True)
 
 
-def tokens(tokenizer: Callable[..., object], length: int) -> Callable[[str], tuple[int, ...]]:
+def tokens(tokenizer: PreTrainedTokenizerBase, length: int) -> Callable[[str], tuple[int, ...]]:
     """Prompt -> its tokens, cut to ``length`` with the mark of the end kept; distinct prompts are remembered."""
 
     @lru_cache(maxsize=4096)
@@ -223,5 +227,5 @@ def padded(rows: Sequence[Sequence[int]], value: int, device: torch.device) -> t
     return pad_sequence([torch.tensor(row) for row in rows], batch_first=True, padding_value=value).to(device)
 
 
-def _square(size: int, fit: str) -> Recipe:
+def _square(size: int, fit: Fit) -> Recipe:
     return Recipe(size=size, edge=size, fit=fit)

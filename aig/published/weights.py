@@ -9,9 +9,13 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from pathlib import Path
+from typing import TYPE_CHECKING, Any
 
 import torch
 from torch import nn
+
+if TYPE_CHECKING:
+    from transformers import PreTrainedConfig, PreTrainedModel
 
 PICKLES = (".pt", ".pth")
 
@@ -87,7 +91,7 @@ def read(path: Path) -> dict[str, torch.Tensor]:
     return tensors
 
 
-def _plain(value: object) -> bool:
+def _plain(value: Any) -> bool:
     if type(value) not in (torch.Tensor, nn.Parameter) or value.layout != torch.strided or value.device.type != "cpu":
         return False
     # a stride of 0 makes terabytes of one number: everything claimed has to be there
@@ -103,7 +107,7 @@ def head(tensors: Mapping[str, torch.Tensor], name: str) -> nn.Linear:
     try:
         for i in (0, 2, 4, 6, 7):
             w, b = tensors[f"layers.{i}.weight"].double(), tensors[f"layers.{i}.bias"].double()
-            weight, bias = (w, b) if weight is None else (w @ weight, w @ bias + b)
+            weight, bias = (w, b) if weight is None or bias is None else (w @ weight, w @ bias + b)
     except (KeyError, RuntimeError):
         raise ValueError(f"The head of {name} has no layer {i} of the expected shape.") from None
     if weight.shape[0] != 1 or not (torch.isfinite(weight).all() and torch.isfinite(bias).all()):
@@ -152,13 +156,13 @@ def under(tensors: Mapping[str, torch.Tensor], *prefixes: str, cut: bool = False
 
 
 def assemble(
-    kind: type[nn.Module],
-    config: object,
+    kind: type[PreTrainedModel],
+    config: PreTrainedConfig,
     tensors: Mapping[str, torch.Tensor],
     dtype: torch.dtype,
     name: str,
     **options: bool,
-) -> nn.Module:
+) -> PreTrainedModel:
     """A transformers model of these weights, all of them and no others, frozen; ``options`` go to its constructor.
 
     ValueError names the first tensor that is missing, unknown, of another shape or not finite.

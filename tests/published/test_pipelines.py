@@ -98,6 +98,13 @@ def test_fused_twins_share_what_the_lora_leaves(sd) -> None:
     assert [a.stride() for a in pipe.unet.parameters()] == [b.stride() for b in found.at(1.0).parameters()]
 
 
+def test_no_memory_is_free_where_none_is_told(monkeypatch) -> None:
+    """As on kernels whose /proc/meminfo has no MemAvailable, outside of a container with a limit."""
+    monkeypatch.setattr(pipelines.Path, "is_file", lambda path: str(path) == "/proc/meminfo")
+    monkeypatch.setattr(pipelines.Path, "read_text", lambda path: "MemTotal:  1024 kB\n")
+    assert pipelines.free_bytes("cpu") == 0
+
+
 def test_the_mode_follows_the_free_memory(sd, monkeypatch) -> None:
     assert pipelines.choose(100, 60, 40) == "fused" and pipelines.choose(100, 60, 41) == "switched"
     assert pipelines.free_bytes("cpu") > 2**20
