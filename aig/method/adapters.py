@@ -12,21 +12,26 @@ import functools
 import json
 import math
 import re
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Generator, Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import torch
-from diffusers import DiffusionPipeline
+from diffusers import DiffusionPipeline, ModelMixin
 from torch import Tensor, nn
 
 from aig.method.supported import plain, unhooked
+
+if TYPE_CHECKING:
+    from peft.tuners.lora import LoraLayer
+    from peft.tuners.tuners_utils import BaseTunerLayer
 
 MAX_STRENGTH = 10.0  # largest |scale * alpha / rank| taken for a real LoRA
 ADAPTER = "aig"  # name of the peft adapter of ``switched``
 
 
-def denoiser(pipe: DiffusionPipeline) -> nn.Module:
+def denoiser(pipe: DiffusionPipeline) -> ModelMixin:
     """The module that predicts the noise: ``pipe.unet`` or ``pipe.transformer``. ValueError if there is neither."""
     module = next((part for name in ("unet", "transformer") if (part := getattr(pipe, name, None)) is not None), None)
     if module is None:
@@ -44,7 +49,7 @@ def denoisers(pipe: DiffusionPipeline) -> dict[str, nn.Module]:
     return {name: part for name, part in found.items() if part is main} | {name: found[name] for name in found if name in several}
 
 
-def pair(base: nn.Module, tuned: nn.Module | None = None) -> tuple[Callable, Callable]:
+def pair(base: nn.Module, tuned: Callable | None = None) -> tuple[Callable, Callable]:
     """The base and the tuned model as two functions with the signature of ``base.forward``, as it is at this moment.
 
     With ``tuned`` they are the two modules as they stand; without it, ``base`` with its LoRA off and on, every layer's
@@ -69,7 +74,7 @@ def pair(base: nn.Module, tuned: nn.Module | None = None) -> tuple[Callable, Cal
     return switched(False), switched(True)
 
 
-def lora_layers(module: nn.Module) -> list[nn.Module]:
+def lora_layers(module: nn.Module) -> list[BaseTunerLayer]:
     """The peft layers of a module, none when no adapter is attached."""
     from peft.tuners.tuners_utils import BaseTunerLayer
 
@@ -108,7 +113,7 @@ def switched(denoiser: nn.Module, tensors: Mapping[str, Tensor]) -> Callable[[fl
     config = LoraConfig(r=1, lora_alpha=1, target_modules=exactly)
     inject_adapter_in_model(config, denoiser, adapter_name=ADAPTER, low_cpu_mem_usage=True)
     for name, (down, up) in pairs.items():
-        layer = denoiser.get_submodule(name)
+        layer: LoraLayer = denoiser.get_submodule(name)
         weight = layer.get_base_layer().weight
         for holder, value in ((layer.lora_A, down), (layer.lora_B, up)):
             holder[ADAPTER].weight = nn.Parameter(value.to(weight.device, weight.dtype), requires_grad=False)
@@ -147,7 +152,7 @@ def check(denoiser: nn.Module, tensors: Mapping[str, Tensor]) -> None:
 
 def changed_bytes(denoiser: nn.Module, tensors: Mapping[str, Tensor]) -> int:
     """What ``fused`` would add to the memory: the bytes of the weights that the LoRA changes."""
-    weights = (denoiser.get_submodule(layer).weight for layer in _pairs(tensors))
+    weights = (denoiser.get_parameter(f"{layer}.weight") for layer in _pairs(tensors))
     return sum(weight.numel() * weight.element_size() for weight in weights)
 
 
@@ -230,7 +235,7 @@ def _laid_out_like(weight: Tensor, changed: Tensor) -> Tensor:
 
 
 @contextmanager
-def _lora(layers: list[nn.Module], on: bool) -> Iterator[None]:
+def _lora(layers: list[BaseTunerLayer], on: bool) -> Generator[None]:
     """LoRA layers on or off for a while. peft's enable_adapters would also change which parameters train."""
     before = [layer._disable_adapters for layer in layers]
     for layer in layers:

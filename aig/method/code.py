@@ -15,7 +15,7 @@ from dataclasses import dataclass
 import numpy as np
 import torch
 from diffusers import DiffusionPipeline
-from torch import Tensor, nn
+from torch import Tensor
 
 from aig.method import families
 from aig.method.frames import Frame, Settings, clean_latents, decode, finite, initial_latents, watched
@@ -33,7 +33,7 @@ class Code:
     candidates: int  # of each image
     reward: Reward
     block: int = 4  # steps between two selections
-    tuned: nn.Module | None = None  # only says how to reach the base model, as in ``annealed``; it is never evaluated
+    tuned: Callable | None = None  # only says how to reach the base model, as in ``annealed``; it is never evaluated
 
 
 def best_of(pipe: DiffusionPipeline, code: Code, settings: Settings, hand: Callable[[Frame], None]) -> None:

@@ -8,22 +8,24 @@ their rows are computed once.
 from __future__ import annotations
 
 from collections.abc import Hashable, Iterable, Sequence
-from typing import NamedTuple
+from typing import Any, NamedTuple
+
+Label = Any  # hashable and only compared: a model or a function in a run, numbers that stand for one in a plan
 
 
 class Mix(NamedTuple):
-    """What one image does at one step; its models and texts are only compared."""
+    """What one image does at one step."""
 
     share: float  # g, of the tuned model
-    tuned: Hashable = None  # which tuned model
+    tuned: Label = None  # which tuned model
     guided: bool = True  # False: no classifier-free guidance, the prediction without prompt is not needed
-    text: Hashable = None  # which change of the prompt's embedding, None for none
+    text: Label = None  # which change of the prompt's embedding, None for none
 
 
 class Row(NamedTuple):
     """Where one row's prediction comes from; rows that are equal are computed once."""
 
-    tuned: Hashable  # which tuned model; None in a row of the base model
+    tuned: Label  # which tuned model; None in a row of the base model
     row: int  # whose input it has
 
 

@@ -8,11 +8,11 @@ from __future__ import annotations
 
 import inspect
 import math
-from collections.abc import Iterator
+from collections.abc import Generator
 from contextlib import contextmanager
 
 import torch
-from diffusers import DDPMScheduler, DiffusionPipeline, FlowMatchEulerDiscreteScheduler
+from diffusers import DDPMScheduler, DiffusionPipeline, FlowMatchEulerDiscreteScheduler, SchedulerMixin
 from torch import Tensor
 
 from aig.method.adapters import denoiser
@@ -93,7 +93,7 @@ def for_decoder(pipe: DiffusionPipeline, latents: Tensor) -> Tensor:
 
 
 @contextmanager
-def wide_decoder(pipe: DiffusionPipeline) -> Iterator[None]:
+def wide_decoder(pipe: DiffusionPipeline) -> Generator[None]:
     """SDXL's decoder overflows in float16 and is float32 for a while; all others stay as they are."""
     vae = pipe.vae
     narrow = hasattr(pipe, "upcast_vae") and vae.dtype == torch.float16 and vae.config.force_upcast
@@ -115,7 +115,7 @@ class Ancestral(DDPMScheduler):
         self.timesteps = self.timesteps[:num_inference_steps]
 
 
-def stochastic(scheduler: object) -> object:
+def stochastic(scheduler: SchedulerMixin) -> SchedulerMixin:
     """A first-order sampler that adds fresh noise at every step, for the same model.
 
     DDPM for diffusion, for flows the Euler step that draws the noise of x_t anew.

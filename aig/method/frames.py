@@ -5,7 +5,7 @@ from __future__ import annotations
 import functools
 import inspect
 import threading
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Generator, Sequence
 from contextlib import contextmanager
 from contextvars import copy_context
 from dataclasses import dataclass, replace
@@ -13,14 +13,15 @@ from functools import cached_property
 from typing import TypeVar
 
 import torch
-from diffusers import DiffusionPipeline
+from diffusers import DiffusionPipeline, SchedulerMixin
 from torch import Tensor
 
 from aig.method import families
 from aig.method.budget import UNLIMITED, Budget
 from aig.method.replaced import replaced
 
-Item, Result = TypeVar("Item"), TypeVar("Result")
+Item = TypeVar("Item")
+Result = TypeVar("Result")
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -68,7 +69,7 @@ class Stopped(Exception):
     """The run was stopped on request."""
 
 
-def handed(run: Callable[[Callable[[Item], None]], Result]) -> Iterator[Item]:
+def handed(run: Callable[[Callable[[Item], None]], Result]) -> Generator[Item, None, Result]:
     """A generator of what ``run(hand)`` hands over one by one, as ``hand(item)``; its value is what ``run`` returns.
 
     A pipeline's call can't be suspended, so ``run`` works in a thread of its own, but only while the next item is awaited: the two
@@ -132,7 +133,7 @@ def finite(latents: Tensor) -> None:
         raise FloatingPointError("the final latents are not finite: a weight or the guidance scale is too large")
 
 
-def clean_latents(scheduler: object, output: Tensor, timestep: Tensor | float, latents: Tensor) -> Tensor:
+def clean_latents(scheduler: SchedulerMixin, output: Tensor, timestep: Tensor | float, latents: Tensor) -> Tensor:
     """The clean latents x0 that a model output predicts at x_t; all (B, C, h, w).
 
     Covers eps-, v- and x0-prediction of schedulers that keep x_t at unit variance (DDIM, DPM-Solver) or scale it up
@@ -141,7 +142,7 @@ def clean_latents(scheduler: object, output: Tensor, timestep: Tensor | float, l
     kind = scheduler.config.get("prediction_type", "flow_prediction")
     sigmas, index = getattr(scheduler, "sigmas", None), scheduler.timesteps.tolist().index(float(timestep))
     if kind == "flow_prediction" or scheduler.config.get("use_flow_sigmas"):  # x_t = (1 - sigma) x0 + sigma noise
-        return latents - sigmas[index].to(latents) * output
+        return latents - scheduler.sigmas[index].to(latents) * output
     if sigmas is None:
         alpha2 = scheduler.alphas_cumprod[int(timestep)].to(latents)
     else:  # sigma / alpha of every step
@@ -159,7 +160,7 @@ def clean_latents(scheduler: object, output: Tensor, timestep: Tensor | float, l
 
 
 @contextmanager
-def watched(pipe: DiffusionPipeline, see: Callable[[Tensor, Tensor, Tensor], None], generators: list[torch.Generator]) -> Iterator[None]:
+def watched(pipe: DiffusionPipeline, see: Callable[[Tensor, Tensor, Tensor], None], generators: list[torch.Generator]) -> Generator[None]:
     """Shows ``see`` every (output, timestep, x_t) on its way into scheduler.step, after classifier-free guidance.
 
     generators: one an image, for schedulers that draw noise where the pipeline hands them none (SD3, FLUX). The

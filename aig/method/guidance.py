@@ -17,7 +17,7 @@ from __future__ import annotations
 import functools
 import inspect
 import math
-from collections.abc import Callable, Hashable, Iterator, Sequence
+from collections.abc import Callable, Generator, Hashable, Sequence
 from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass, field
 
@@ -54,7 +54,7 @@ def mix(base: Tensor | None, tuned: Tensor | None, g: Tensor) -> Tensor:
     base, tuned (rows, ...), None where no row needs that model; g (rows,), above 1 extrapolates.
     """
     if base is None or tuned is None:
-        return tuned if base is None else base
+        return next(eps for eps in (base, tuned) if eps is not None)
     wide = torch.promote_types(base.dtype, torch.float32)  # 16 bits would round g
     g = rowwise(g.to(wide), base)
     mixed = torch.lerp(base.to(wide), tuned.to(wide), g).to(base.dtype)
@@ -65,14 +65,14 @@ def mix(base: Tensor | None, tuned: Tensor | None, g: Tensor) -> Tensor:
 def annealed(
     pipe: DiffusionPipeline,
     weights: Sequence | Tensor,
-    tuned: nn.Module | Sequence[Sequence[Callable]] | None = None,
+    tuned: Callable | Sequence[Sequence[Callable]] | None = None,
     *,
     groups: Sequence[Hashable] | None = None,
     guided: Sequence[Sequence[bool]] | None = None,
     texts: Sequence[TextChange | None] | None = None,
     rows_at_once: int | None = None,
     look: Look | None = None,
-) -> Iterator[Ledger]:
+) -> Generator[Ledger]:
     """For the duration of the ``with``, the pipeline's denoiser mixes the base and the tuned model by ``weights``.
 
     weights: the T shares g_i of the steps, or (T, B) for the B images of the pipeline's batch, each its own.
@@ -192,6 +192,7 @@ def _mixing(
         eps = _mixed(eps_base, eps_tuned, torch.tensor([part.share for part in parts] * branches))
         if any(answered):
             eps = _mixed(run.answer if eps is None else eps, run.answer, torch.tensor(answered).float())
+        assert eps is not None  # every row is asked of a model, or answered before
         run.answer = eps
         ledger.leader = plans.parted(parts, run.leader, branches + later)
         return eps.like(eps.tensors)
@@ -199,7 +200,7 @@ def _mixing(
     return forward
 
 
-def _mixed(base: Answer | None, tuned: Answer | None, g: Tensor) -> Answer:
+def _mixed(base: Answer | None, tuned: Answer | None, g: Tensor) -> Answer | None:
     """``mix`` of everything that the models return."""
     if base is None or tuned is None:
         return tuned if base is None else base
@@ -231,19 +232,21 @@ def _table(weights: Sequence | Tensor, groups: Sequence | None) -> list[list[flo
 
 def _mixes(
     shares: list[list[float]],
-    tuned: Callable | Sequence[Sequence[Callable]],
+    tuned: Callable | Sequence[Sequence[Callable]] | None,
     guided: Sequence[Sequence[bool]] | None,
     texts: Sequence[TextChange | None] | None,
 ) -> list[list[Mix]]:
     """What each of B images does at each of T steps. ValueError when the tables differ in T or B."""
     steps, images = len(shares), len(shares[0])
-    tuned = tuned if isinstance(tuned, Sequence) else [[tuned] * images] * steps
-    guided = [[True] * images] * steps if guided is None else guided
-    texts = [[None] * images if texts is None else texts] * steps
-    for name, given in (("tuned", tuned), ("guided", guided), ("texts", texts)):
+    tables: dict[str, Sequence[Sequence]] = {
+        "tuned": tuned if isinstance(tuned, Sequence) else [[tuned] * images] * steps,
+        "guided": [[True] * images] * steps if guided is None else guided,
+        "texts": [[None] * images if texts is None else texts] * steps,
+    }
+    for name, given in tables.items():
         if len(given) != steps or any(len(row) != images for row in given):
             raise ValueError(f"{name} must fit the weights of {steps} steps and {images} images")
-    return [[Mix(*each) for each in zip(*rows)] for rows in zip(shares, tuned, guided, texts)]
+    return [[Mix(*each) for each in zip(*rows)] for rows in zip(shares, *tables.values())]
 
 
 def _retold(call: Call, step: int, texts: list[TextChange | None]) -> Call:

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
+from typing import Any
 
 import torch
 from torch import Tensor
@@ -34,11 +35,11 @@ PLAIN = (Tensor, int, float, bool, str, type(None), torch.dtype, torch.device)
 class Call:
     """A call of a denoiser: its named inputs, and how many rows they are."""
 
-    inputs: Mapping[str, object]
+    inputs: Mapping[str, Any]
     rows: int
 
     @classmethod
-    def of(cls, inputs: Mapping[str, object]) -> Call:
+    def of(cls, inputs: Mapping[str, Any]) -> Call:
         """ValueError for inputs that are not values: two models would share, and change, one thing."""
         for name, value in inputs.items():
             strange = [leaf for leaf in tree.tree_leaves(value) if not isinstance(leaf, PLAIN)]
@@ -50,7 +51,7 @@ class Call:
         return cls(inputs, len(next(iter(inputs.values()))))
 
     @property
-    def timestep(self) -> object:
+    def timestep(self) -> Tensor | float | None:
         """As the pipeline names and scales it; None if it is called otherwise."""
         return next((self.inputs[name] for name in TIMESTEPS if name in self.inputs), None)
 

@@ -43,9 +43,10 @@ def sample(pipe: DiffusionPipeline, samplers: Sequence[Trajectory | Code], setti
     were begun, trajectories first. Closing the generator ends the run before the next step; the pipeline is left as it was in
     every case. Raises ValueError for empty or ill-fitting arguments, FloatingPointError when latents are not finite.
     """
-    together, alone = ([s for s in samplers if isinstance(s, kind)] for kind in (Trajectory, Code))
+    together = [s for s in samplers if isinstance(s, Trajectory)]
+    alone = [s for s in samplers if isinstance(s, Code)]
     _check(together, samplers, settings)
-    runs = [partial(_side_by_side, pipe, together, settings)] if together else []
+    runs: list[partial[None]] = [partial(_side_by_side, pipe, together, settings)] if together else []
     runs += [partial(controlled.best_of, pipe, code, settings) for code in alone]
     done: Frame | None = None
     for run in runs:

@@ -9,7 +9,7 @@ from __future__ import annotations
 import functools
 import inspect
 import math
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Generator
 from contextlib import contextmanager
 
 import torch
@@ -87,17 +87,17 @@ class Clock:
         """
         if self.pipe.scheduler is not self.scheduler:
             raise ValueError("the pipeline's scheduler was replaced inside annealed(): replace it before")
-        given = None if given is None else set(torch.as_tensor(given).flatten().tolist())
+        times = None if given is None else set(torch.as_tensor(given).flatten().tolist())
         if self.starts():
             self._begin()
-        elif self.calls and given != self.given or self.copies > self.sampled:
+        elif self.calls and times != self.given or self.copies > self.sampled:
             raise ValueError(
                 f"{type(self.pipe).__name__} goes on to another timestep without a step of its scheduler, so its steps cannot be counted: "
                 "it is not supported"
             )
         if self.place >= len(self.plan):
             raise ValueError(f"{type(self.pipe).__name__} goes on after its scheduler's last step: it is not supported")
-        self.calls, self.given = self.calls + 1, given
+        self.calls, self.given = self.calls + 1, times
         return self.plan[self.place], self.calls - 1
 
     def _begin(self) -> None:
@@ -125,7 +125,7 @@ class Clock:
 
 
 @contextmanager
-def counted(pipe: DiffusionPipeline, steps: int, sees: Callable[[Tensor], None] = lambda sample: None) -> Iterator[Clock]:
+def counted(pipe: DiffusionPipeline, steps: int, sees: Callable[[Tensor], None] = lambda sample: None) -> Generator[Clock]:
     """The clock of the pipeline's runs; before each of the scheduler's steps ``sees`` gets the latents (B, ...)."""
     clock, scheduler = Clock(pipe, steps), pipe.scheduler
 

@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator
+from collections.abc import Generator, Iterable
 from contextlib import contextmanager
+from typing import Any
 
 from diffusers import DiffusionPipeline
 from torch import nn
@@ -65,7 +66,7 @@ class Attention:
 
 
 @contextmanager
-def mirrored(denoiser: nn.Module, twins: Iterable[nn.Module]) -> Iterator[Attention]:
+def mirrored(denoiser: nn.Module, twins: Iterable[nn.Module]) -> Generator[Attention]:
     """The attention of a denoiser and of its twins, which have their own processors again afterwards."""
     attention = Attention(denoiser, twins)
     try:
@@ -99,7 +100,7 @@ def unhooked(denoiser: nn.Module) -> nn.Module:
     return denoiser
 
 
-def _hooks(model: nn.Module) -> dict[str, object]:
+def _hooks(model: nn.Module) -> dict[str, Any]:
     """Where and what: those of diffusers that change an answer."""
     return {
         f"{name}.{key}".lstrip("."): hook
@@ -129,7 +130,8 @@ def _processors(model: nn.Module) -> dict[str, object]:
     return {name: part.processor for name, part in _attention(model).items()}
 
 
-def _attention(model: nn.Module) -> dict[str, nn.Module]:
+def _attention(model: nn.Module) -> dict[str, Any]:
+    """The layers that have a processor."""
     return {name: part for name, part in model.named_modules() if hasattr(part, "set_processor") and hasattr(part, "processor")}
 
 
