@@ -121,19 +121,21 @@ def run_compare(options: argparse.Namespace) -> None:
         print(f"\r{update.seconds:.1f} s, {update.rows} model evaluations", file=sys.stderr)
     finally:
         engine.close()
+    scores, images = update.scores, update.images
+    assert scores is not None and images is not None  # the last update has both
     if options.out:
-        names = [column.name for column in update.scores.columns]
+        names = [column.name for column in scores.columns]
         captions = [
             ", ".join(f"{name} {interval.value:+.2f}" for name, interval in column.rewards.items())
             + "\n"
             + (f"diversity {column.diversity.value:.3f}" if column.diversity else "one image")
-            for column in update.scores.columns
+            for column in scores.columns
         ]
-        export.write(options.out, export.grids(update.images, names, captions, links.encode(request)))
+        export.write(options.out, export.grids(images, names, captions, links.encode(request)))
     if options.json:
-        print(json.dumps({"request": dataclasses.asdict(request), "rows": update.rows, **update.scores.to_json()}))
+        print(json.dumps({"request": dataclasses.asdict(request), "rows": update.rows, **scores.to_json()}))
     else:
-        print(update.scores.table())
+        print(scores.table())
 
 
 def run_schedules(options: argparse.Namespace) -> None:
@@ -214,6 +216,7 @@ def run_draft(options: argparse.Namespace) -> None:
             there = f"{event['done'] / 1e9:.2f} of {event['total'] / 1e9:.2f} GB"
             print(f"\r{base}: {there}", end="", file=sys.stderr, flush=True)
         folder = Path(event["folder"]) if "folder" in event else folder
+    assert folder is not None  # the last event of a download names it
     pipe = pipelines.load(folder, pipeline, device=place)
     draft_settings.authors_sampler(pipe)
     for row in draft.draft(pipe, reward, prompts, settings, out=options.out):

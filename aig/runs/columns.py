@@ -10,6 +10,7 @@ import math
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from functools import partial
+from typing import Any
 
 from aig.method import evaluations as plans
 from aig.method import schedules
@@ -210,7 +211,8 @@ def _mixes(column: Column) -> list[Mix]:
 
 def _added(extra: Extra, tuned: Column, closed: bool) -> Column:
     """The tuned column changed into another one."""
-    value, steps = extra.value, len(tuned.shares)
+    value: Any = extra.value  # a number where the kind takes no schedule
+    steps = len(tuned.shares)
     if isinstance(value, schedules.Schedule):
         shares, name = schedules.shares(value, steps, closed=closed), short(value.name)
     else:

@@ -3,9 +3,10 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Iterator
+from collections.abc import Generator
 from dataclasses import dataclass
 from functools import cache, partial
+from typing import Any
 
 import numpy as np
 import torch
@@ -52,11 +53,11 @@ class Comparison:
         """The tuned model that it needs."""
         return self.plan.request.tuning
 
-    def update(self, state: str, **found: object) -> Update:
+    def update(self, state: str, **found: Any) -> Update:
         """A moment of the job."""
         return Update(state=state, plan=self.plan, **found)
 
-    def run(self, model: Model) -> Iterator[Update | None]:
+    def run(self, model: Model) -> Generator[Update | None]:
         """The updates of a run on a model that is prepared for it, and None after steps of which none is shown.
 
         A step is shown when previews, their reader included, have cost at most ``preview_share`` of the model's time so far, so the

@@ -14,7 +14,7 @@ from __future__ import annotations
 import gc
 import threading
 from collections import Counter, deque
-from collections.abc import Callable, Hashable, Iterator
+from collections.abc import Callable, Generator, Hashable
 from concurrent.futures import Future
 from contextlib import contextmanager
 
@@ -48,7 +48,7 @@ def nothing_else(name: str) -> Offer:
 
 
 @contextmanager
-def explained() -> Iterator[None]:
+def explained() -> Generator[None]:
     """Turn what keeps a model from being fetched or loaded into one sentence for whoever asked for it."""
     try:
         yield
@@ -89,7 +89,7 @@ class Engine:
         for thread in self._threads:
             thread.start()
 
-    def facts(self, model: str = "") -> Facts:
+    def facts(self, model: object = "") -> Facts:
         """What is known of a model; "" is the one that the app starts with, once that is loaded.
 
         Raises what its loading raised, and ValueError with the choices for a name that is not on offer.
@@ -243,13 +243,14 @@ class Engine:
                             stream.paused, work = (work, self._model), None
                             self._enqueue(stream)
                             return
-                elif update is not None and update.state == "done":
+                elif isinstance(update, Update) and update.state == "done":
                     last = update
-                elif update is not None:
+                elif isinstance(update, Update):
                     stream.put(update)
         finally:
             if work is not None:
                 stream.context.run(work.close)
+        assert last is not None  # the last update of a job is "done"
         self._seconds = last.seconds
         stream.end(last)
 
@@ -257,7 +258,7 @@ class Engine:
     def _log(failure: Exception) -> None:
         threading.excepthook(threading.ExceptHookArgs((type(failure), failure, failure.__traceback__, threading.current_thread())))
 
-    def _run(self, job: Job) -> Iterator[Update | Signal | None]:
+    def _run(self, job: Job) -> Generator[Update | Signal | None]:
         """A whole job on the worker's thread, or on ZeroGPU in the process that has the GPU."""
 
         def prepared(hand: Callable[[Update], None]) -> Model:
@@ -273,9 +274,9 @@ class Engine:
 
     def _loaded(self, name: str, tell: Callable[[str], None]) -> Model:
         """The model of this name. Another one is freed before it is loaded: no machine has to hold both."""
-        first = name in ("", self._ready.result().name)
-        offer = None if first else self._find(name)
-        wanted = self._ready.result().name if first else offer.facts.name
+        first = self._ready.result().name
+        offer = None if name in ("", first) else self._find(name)
+        wanted = first if offer is None else offer.facts.name
         if self._model is None or self._model.facts.name != wanted:
             tell("")
             before, self._model = self._model, None  # whatever happens, nothing half freed is used again
@@ -283,5 +284,5 @@ class Engine:
                 before.release()
             del before
             gc.collect()  # pipelines hold themselves in cycles
-            self._model = self._first() if first else offer.load(tell)
+            self._model = self._first() if offer is None else offer.load(tell)
         return self._model

@@ -10,7 +10,7 @@ from pathlib import Path
 
 import numpy as np
 from PIL import Image, ImageDraw, ImageFont
-from PIL.PngImagePlugin import PngInfo
+from PIL.PngImagePlugin import PngImageFile, PngInfo
 
 KEY = "aig"  # the PNG text chunk that holds the settings as a link does
 COLOURS = ("#0072b2", "#d55e00", "#009e73", "#a8528a", "#a87400", "#15181d")  # of the columns, Okabe-Ito, as on the page
@@ -51,8 +51,9 @@ def grids(images: np.ndarray, names: Sequence[str], captions: Sequence[str], lin
 def settings_of(png: bytes) -> str:
     """The link inside a picture made by ``grids``; ValueError when there are none."""
     try:
-        return Image.open(io.BytesIO(png)).text[KEY]
-    except (OSError, AttributeError, KeyError) as problem:
+        picture = Image.open(io.BytesIO(png))
+        return (picture.text if isinstance(picture, PngImageFile) else {})[KEY]
+    except (OSError, KeyError) as problem:
         raise ValueError("This picture holds no settings of a run.") from problem
 
 

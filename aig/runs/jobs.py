@@ -3,10 +3,10 @@
 from __future__ import annotations
 
 import threading
-from collections.abc import Callable, Hashable, Iterator
+from collections.abc import Callable, Generator, Hashable
 from contextvars import copy_context
 from enum import Enum
-from typing import Protocol
+from typing import Any, Protocol
 
 from aig.runs.comparison import Update
 from aig.runs.models import Model
@@ -15,13 +15,18 @@ from aig.runs.models import Model
 class Job(Protocol):
     """Work on a model. A job is pickled where the GPU is in another process."""
 
-    model: str  # the name of the model that it needs, "" for the first
-    tuning: str  # the tuned model that it needs
+    @property
+    def model(self) -> str:
+        """The name of the model that it needs, "" for the first."""
 
-    def update(self, state: str, **found: object) -> Update:
+    @property
+    def tuning(self) -> str:
+        """The tuned model that it needs."""
+
+    def update(self, state: str, **found: Any) -> Update:
         """What is told of it before it runs: it is waiting (``place``) or its model is loading (``note``)."""
 
-    def run(self, model: Model) -> Iterator[Update | Signal | None]:
+    def run(self, model: Model) -> Generator[Update | Signal | None]:
         """Its updates, the last one "done"; None where there is nothing to tell. After each it may be stopped. Where it yields ``PAUSE``
         others may run; if they need another model, it is closed there and begun again later."""
 
@@ -43,7 +48,7 @@ class Stream:
 
     def __init__(self, job: Job, user: Hashable, forget: Callable[[Stream], None]) -> None:
         self.job, self.user = job, user
-        self.paused: tuple[Iterator, Model | None] | None = None  # a long job that was begun, and the model that it uses
+        self.paused: tuple[Generator, Model | None] | None = None  # a long job that was begun, and the model that it uses
         self.context = copy_context()  # of the visitor's request, whose GPU quota a run takes on ZeroGPU
         self._forget = forget
         self._changed = threading.Condition()

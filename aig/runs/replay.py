@@ -11,6 +11,7 @@ import math
 import re
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 from PIL import Image
@@ -65,16 +66,7 @@ def dump(updates: Sequence[Update], model: str) -> str:
     content = {
         "model": model,
         "run": links.encode(request),
-        "updates": [
-            {
-                "step": update.step,
-                "rows": update.rows,
-                "seconds": round(update.seconds, 3),
-                "scores": _rounded(update.scores.to_json()),
-                "pictures": [_packed(images, lossless=update is final) for images in update.images],
-            }
-            for update in updates
-        ],
+        "updates": [_item(update, lossless=update is final) for update in updates],
     }
     return json.dumps(content, separators=(",", ":")) + "\n"
 
@@ -98,6 +90,17 @@ def load(path: Path, facts: Facts, model: str | None = None) -> tuple[Update, ..
     if [update.step for update in updates] != list(range(1, plan.steps + 1)):
         raise ValueError(f"The recorded run {path.name!r} lacks steps; {REMEDY}")
     return updates
+
+
+def _item(update: Update, *, lossless: bool) -> dict:
+    assert update.scores is not None and update.images is not None  # ``record`` keeps no others
+    return {
+        "step": update.step,
+        "rows": update.rows,
+        "seconds": round(update.seconds, 3),
+        "scores": _rounded(update.scores.to_json()),
+        "pictures": [_packed(images, lossless=lossless) for images in update.images],
+    }
 
 
 def _update(item: Mapping, plan: Plan) -> Update:
@@ -124,23 +127,21 @@ def _unpacked(picture: str, images: int) -> np.ndarray:
     return strip.reshape(images, -1, *strip.shape[1:])
 
 
-def _scores(content: Mapping) -> Scores:
+def _scores(content: Mapping[str, Any]) -> Scores:
     def intervals(known: Mapping) -> dict[str, Interval]:
         return {name: Interval(**interval) for name, interval in known.items()}
 
-    columns = (
-        ColumnScores(
-            **{
-                **column,
-                "rewards": intervals(column["rewards"]),
-                "deltas": intervals(column["deltas"]),
-                "diversity": Interval(**column["diversity"]),
-                "attributes": {name: Attribute(**attribute) for name, attribute in column["attributes"].items()},
-            }
-        )
-        for column in content["columns"]
-    )
-    return Scores(**{**content, "columns": tuple(columns)})
+    def column(known: Mapping[str, Any]) -> ColumnScores:
+        read: dict[str, Any] = {
+            "rewards": intervals(known["rewards"]),
+            "deltas": intervals(known["deltas"]),
+            "diversity": Interval(**known["diversity"]),
+            "attributes": {name: Attribute(**attribute) for name, attribute in known["attributes"].items()},
+        }
+        return ColumnScores(**{**known, **read})
+
+    read: dict[str, Any] = {**content, "columns": tuple(map(column, content["columns"]))}
+    return Scores(**read)
 
 
 def _rounded(value: object) -> object:

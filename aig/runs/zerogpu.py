@@ -14,13 +14,15 @@ import functools
 import os
 import pickle
 import traceback
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Generator
 from contextlib import closing
-from typing import TypeVar
+from typing import Any, TypeVar
 
-Order, Answer, Loaded = TypeVar("Order"), TypeVar("Answer"), TypeVar("Loaded")
-Job = Callable[[Order], Iterator[Answer]]
-Event = tuple[str, object]  # ("put" | "done" | "raised", what)
+Order = TypeVar("Order")
+Answer = TypeVar("Answer")
+Loaded = TypeVar("Loaded")
+Job = Callable[[Order], Generator[Answer]]
+Event = tuple[str, Any]  # ("put" | "done" | "raised", what)
 
 
 class NoGpu(RuntimeError):
@@ -60,7 +62,7 @@ def on_gpu(job: Job, *, seconds: Callable[[Order], float]) -> Job:
     remote = followed(spaces.GPU(streamed(job), duration=lambda order: max(1, round(seconds(order)))))
 
     @functools.wraps(job)
-    def call(order: Order) -> Iterator[Answer]:
+    def call(order: Order) -> Generator[Answer]:
         try:
             yield from remote(order)
         except gradio.Error as refusal:
@@ -69,10 +71,10 @@ def on_gpu(job: Job, *, seconds: Callable[[Order], float]) -> Job:
     return call
 
 
-def streamed(job: Job) -> Callable[[Order], Iterator[Event]]:
+def streamed(job: Job) -> Callable[[Order], Generator[Event]]:
     """The job with its answers, its end and what it raises as events that pickle."""
 
-    def events(order: Order) -> Iterator[Event]:
+    def events(order: Order) -> Generator[Event]:
         try:
             with closing(job(order)) as answers:
                 for answer in answers:
@@ -85,10 +87,10 @@ def streamed(job: Job) -> Callable[[Order], Iterator[Event]]:
     return events
 
 
-def followed(events: Callable[[Order], Iterator[Event]]) -> Job:
+def followed(events: Callable[[Order], Generator[Event]]) -> Job:
     """The job again, from the generator function of its events."""
 
-    def job(order: Order) -> Iterator[Answer]:
+    def job(order: Order) -> Generator[Answer]:
         with closing(events(order)) as stream:
             for kind, what in stream:
                 if kind == "done":
