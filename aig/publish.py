@@ -162,7 +162,7 @@ def front_matter(root: Path) -> list[str]:
 
     requirements = (root / "requirements.txt").read_text() if (root / "requirements.txt").is_file() else ""
     wanted = {r.name: r for r in map(Requirement, re.findall(r"(?m)^[A-Za-z][^#\n]*", requirements))}
-    gradio, sdk = wanted.get("gradio", Requirement("gradio")), version("sdk_version")
+    gradio, sdk, runs = wanted.get("gradio", Requirement("gradio")), version("sdk_version"), version("python_version")
     python = SpecifierSet(tomllib.loads((root / "pyproject.toml").read_text())["project"]["requires-python"])
     check("emoji", text("emoji") and not text("emoji").isascii() and len(text("emoji")) <= 8, "one emoji")
     for key in ("colorFrom", "colorTo"):
@@ -171,7 +171,7 @@ def front_matter(root: Path) -> list[str]:
     check("sdk_version", sdk and sdk in gradio.specifier, f"a version in quotes that {gradio} admits")
     check(
         "python_version",
-        version("python_version") in python if version("python_version") else False,
+        runs and runs in python,
         f"a version in quotes within {python}",
     )
     check("app_file", (root / text("app_file")).is_file(), "a file of the repository")

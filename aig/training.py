@@ -7,8 +7,9 @@ import math
 import os
 import shutil
 import time
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
+from typing import Any
 
 import torch
 from torch import nn
@@ -53,7 +54,7 @@ def warm_hold(step: int, cycles: Cycles) -> float:
 
 def fit(
     model: nn.Module,
-    loss: Callable[[int, torch.Generator], Terms | Iterable[Terms]],
+    loss: Callable[[int, torch.Generator], Terms | Iterator[Terms]],
     *,
     cycles: Cycles,
     rate: Callable[[int, Cycles], float] = warm_cosine,
@@ -80,7 +81,7 @@ def fit(
     average = AveragedModel(model, multi_avg_fn=get_ema_multi_avg_fn(ema)) if ema else None
     start, seconds = 0, 0.0
     if checkpoint.exists():
-        state = torch.load(checkpoint, weights_only=True, map_location=device())
+        state: dict[str, Any] = torch.load(checkpoint, weights_only=True, map_location=device())
         model.load_state_dict(state["model"])
         optimiser.load_state_dict(state["optimiser"])
         if average:
@@ -96,8 +97,9 @@ def fit(
             for group in optimiser.param_groups:
                 group["lr"] = rate(step, cycles)
             optimiser.zero_grad(set_to_none=True)
-            found, terms = loss(step, torch.Generator().manual_seed(seed * 1_000_003 + step)), {}
-            for part in (found,) if isinstance(found, dict) else found:
+            found = loss(step, torch.Generator().manual_seed(seed * 1_000_003 + step))
+            terms: dict[str, float] = {}
+            for part in found if isinstance(found, Iterator) else (found,):
                 part["loss"].backward()
                 terms = {name: terms.get(name, 0.0) + float(value.detach()) for name, value in part.items()}
             if not math.isfinite(terms["loss"]):

@@ -17,6 +17,8 @@ class Prepared:
     torch tells nobody of writes through ``weight.data``, as peft's merging makes them: fuse a LoRA before layers are prepared.
     """
 
+    weight: Tensor
+    bias: Tensor | None
     multiplies_in = torch.float32
 
     def _plainly(self, input: Tensor) -> bool:
@@ -35,6 +37,10 @@ class Prepared:
                 ready = torch.ops.mkldnn._reorder_convolution_weight(ready, *self._geometry(), list(shape))
             self._prepared_weights, self._prepared_from = (ready, bias), (made_of, version)
         return self._prepared_weights
+
+    def _geometry(self) -> tuple[list[int], list[int], list[int], int]:
+        """Padding, stride, dilation and groups of a convolution."""
+        raise NotImplementedError
 
     def __getstate__(self) -> dict:
         """Copies prepare for themselves."""
@@ -55,6 +61,7 @@ class PackedConv2d(Prepared, nn.Conv2d):
         return functional.conv2d(input, weight, bias, self.stride, self.padding, self.dilation, self.groups).float()
 
     def _geometry(self) -> tuple[list[int], list[int], list[int], int]:
+        assert not isinstance(self.padding, str)  # ``_become`` leaves such layers alone
         return list(self.padding), list(self.stride), list(self.dilation), self.groups
 
 

@@ -10,11 +10,15 @@ import os
 import time
 from collections.abc import Callable, Sequence
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import torch
 from torch import nn
 
 from aig.machine.packed import multiply_in
+
+if TYPE_CHECKING:
+    from diffusers import UNet2DConditionModel
 
 CHOICES = {"float32": torch.float32, "bfloat16": torch.bfloat16}
 INSTRUCTIONS = {"avx512_bf16", "amx_bf16"}  # by either of which a processor is quick in bfloat16
@@ -68,7 +72,7 @@ def processor_flags() -> set[str]:
     return set(next((line.partition(":")[2].split() for line in lines if line.startswith("flags")), ()))
 
 
-def _evaluation(denoiser: nn.Module) -> Callable[[], object]:
+def _evaluation(denoiser: UNet2DConditionModel) -> Callable[[], object]:
     """One evaluation of a UNet of the embedded world's kind."""
     config = denoiser.config
     rng = torch.Generator().manual_seed(0)  # of its own: the global one is the caller's

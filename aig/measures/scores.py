@@ -62,7 +62,7 @@ class Scores:
             d = c.diversity
             span = f"{d.low:.3f} to {d.high:.3f}" if d and self.n > 2 else "needs 3 images"
             numbers = [f"{c.rewards[name].value:+.2f}" for name in rewards]
-            rows.append([c.name, *numbers, _number(d and d.value), span, _number(c.vendi), _number(c.entropy)])
+            rows.append([c.name, *numbers, _number(d.value if d else None), span, _number(c.vendi), _number(c.entropy)])
         widths = [max(len(row[i]) for row in rows) for i in range(len(rows[0]))]
         lines = ["  ".join(cell.ljust(width) for cell, width in zip(row, widths, strict=True)).rstrip() for row in rows]
         return "\n".join([*lines, "", self.headline])

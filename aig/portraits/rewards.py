@@ -19,6 +19,9 @@ CEILING = 4.0  # rewards saturate: beyond what any drawing reaches there is litt
 class Saturated(nn.Module):
     """A reward whose ``raw`` scalar is shifted, scaled and saturated at +-``CEILING``; over drawings mean 0, variance 1."""
 
+    shift: torch.Tensor
+    scale: torch.Tensor
+
     def __init__(self) -> None:
         super().__init__()
         self.register_buffer("shift", torch.zeros(()))
@@ -106,7 +109,7 @@ class PreferenceReward(Saturated):
 
     def centre(self, batches: Iterable[torch.Tensor]) -> None:
         """Make the mean of a and b over these images exactly 0, whatever the statistics of training were."""
-        self.head[-1].running_mean.copy_(torch.cat([self.head[:-1](self.seen(batch)) for batch in batches]).mean(0))
+        self.head[-1].get_buffer("running_mean").copy_(torch.cat([self.head[:-1](self.seen(batch)) for batch in batches]).mean(0))
 
     def judged(self, seen: torch.Tensor, prompts: Sequence[str]) -> torch.Tensor:
         """The log odds (B,) by the tower's features."""

@@ -5,7 +5,7 @@ Nothing is chosen by hand: samples are those of the first seeds that ``evaluate`
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import replace
 from functools import partial
 from pathlib import Path
@@ -33,7 +33,7 @@ def run(preset: Preset, *, assets: Path = ASSETS) -> Iterator[dict[str, float]]:
     folder = bench.folder / "figures"
     folder.mkdir(exist_ok=True)
     found = evaluate.read(bench.folder)
-    jobs = [
+    jobs: list[Callable[[], None]] = [
         lambda: save(reconstructions(bench), folder / "reconstructions.webp", lossless=True),
         lambda: save(neighbours(bench), folder / "neighbours.webp"),
         lambda: save(lights(bench), folder / "light.webp"),

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
+from typing import Any
 
 import torch
 from torch import Tensor
@@ -23,7 +24,8 @@ def measure(bench: Bench) -> Measuring:
     drawn = torch.cat(list(data.batches(images)))
     rng = torch.Generator().manual_seed(95)
     lit = augment.lit(drawn, augment.MOST_LIGHT * torch.rand(len(drawn), generator=rng))
-    steps = 3 + len(bench.model.rewards)
+    judges: Mapping[str, Any] = bench.model.rewards  # which are modules with a raw scalar here
+    steps = 3 + len(judges)
     yield {"step": 0, "steps": steps}
     found = {"autoencoder PSNR (dB)": autoencoder.evaluate(bench.model.pipe.vae, images)}
     yield {"step": 1, "steps": steps}
@@ -32,11 +34,11 @@ def measure(bench: Bench) -> Measuring:
     found["ruler accuracy, lit"] = {name: accuracy(moved[1][name], labels[:, i]) for i, name in enumerate(ATTRIBUTES)}
     found["light moves features"] = own_distance(plain[0], moved[0]) / float(mean_pairwise(distances(plain[0])))
     yield {"step": 2, "steps": steps}
-    pairs = {name: preference.pair_accuracy(bench.model.rewards[name], bench.preset, name) for name in preference.FITS}
+    pairs = {name: preference.pair_accuracy(judges[name], bench.preset, name) for name in preference.FITS}
     yield {"step": 3, "steps": steps}
     rewards = {}
     shone_on = augment.lit(drawn, torch.full((len(drawn),), LIGHT))
-    for step, (name, reward) in enumerate(bench.model.rewards.items(), 4):
+    for step, (name, reward) in enumerate(judges.items(), 4):
         rewards[name] = {
             "rise under attack": preference.robustness(reward, images[:ATTACKED]),
             "variance between modes": between_modes(judged(reward, drawn, finish=True), labels),

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import json
-from collections.abc import Generator, Iterator, Sequence
+from collections.abc import Callable, Generator, Iterator, Sequence
 from dataclasses import dataclass, field
 from functools import lru_cache, partial
 from pathlib import Path
@@ -162,7 +162,7 @@ def sampled(bench: Bench, group: Sequence[Method], pictures: Pictures) -> Tensor
     return torch.cat(found, 1)
 
 
-def denoisers(bench: Bench, method: Method) -> list[torch.nn.Module]:
+def denoisers(bench: Bench, method: Method) -> list[Callable]:
     """The tuned denoiser at each step."""
     path = lora_path(bench, method.lora)
     if len(set(method.scales)) == 1:
