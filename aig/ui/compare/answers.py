@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import replace
+from typing import Any
 
 import gradio as gr
 
@@ -24,7 +25,7 @@ class Answers:
     def __init__(self, engine: Engine, titles: Sequence[tuple[str, str]]) -> None:
         self._engine, self._titles = engine, titles
 
-    def switched(self, name: object) -> list[dict]:
+    def switched(self, name: Any) -> list[dict]:
         """All controls, after another model was chosen."""
         facts = self._facts(name)
         settings = controls.settings(facts, controls.settled(facts, name), self._titles)

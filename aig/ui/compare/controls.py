@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 from collections.abc import Sequence
+from typing import Any
 
 import gradio as gr
 
@@ -16,7 +17,7 @@ FIELDS = tuple(field.name for field in dataclasses.fields(Request))
 NAMES = {"vivid": "vividness"}
 
 
-def request_of(*settings: object) -> Request:
+def request_of(*settings: Any) -> Request:
     """The request with these values, in the order of its fields; nothing is checked yet."""
     return Request(**dict(zip(FIELDS, settings, strict=True)))
 
@@ -29,7 +30,8 @@ def refused(problem: Exception) -> gr.Error:
 def settled(facts: Facts, name: str = "") -> Request:
     """A request with a model's own defaults; name: as the request names it."""
     first = next(iter(facts.tunings))
-    return Request(**{"model": name, "tuning": first, "kl": facts.tunings[first][0], **facts.defaults})
+    values: dict[str, Any] = {"model": name, "tuning": first, "kl": facts.tunings[first][0], **facts.defaults}
+    return Request(**values)
 
 
 def tunings(facts: Facts, tuning: str) -> dict:

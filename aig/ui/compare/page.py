@@ -5,6 +5,7 @@ from __future__ import annotations
 import secrets
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from typing import Any
 
 import gradio as gr
 from gradio.components import Component
@@ -28,10 +29,11 @@ from aig.ui.shell import front
 
 # Payloads reach the handlers as they came (preprocess=False), because the engine checks them all, and strictly. More
 # runs than the engine's own queue holds may enter, so that a full house is told so instead of waiting in silence.
-RUN = {"preprocess": False, "concurrency_id": "runs", "concurrency_limit": MAX_WAITING + 8}
-LIVE = RUN | {"show_progress": "hidden", "api_visibility": "private"}
-QUICK = {"preprocess": False, "queue": False, "show_progress": "hidden", "api_visibility": "private"}
-STATEFUL = QUICK | {"preprocess": True}  # gr.State is fetched for these
+RUN: dict[str, Any] = {"preprocess": False, "concurrency_id": "runs", "concurrency_limit": MAX_WAITING + 8}
+LIVE: dict[str, Any] = RUN | {"show_progress": "hidden", "api_visibility": "private"}
+QUICK: dict[str, Any] = {"preprocess": False, "queue": False, "show_progress": "hidden", "api_visibility": "private"}
+STATEFUL: dict[str, Any] = QUICK | {"preprocess": True}  # gr.State is fetched for these
+QUEUED: dict[str, Any] = QUICK | {"queue": True}  # only queued handlers have their refusals shown
 
 
 def build(
@@ -87,7 +89,7 @@ class Show:
 class Panel:
     """The settings."""
 
-    fields: dict[str, Component]  # all of a request but the prompt
+    fields: dict[str, Any]  # components of all of a request but the prompt; which events one has, Gradio does not declare
     note: gr.HTML  # on the added columns
     dice: gr.Button
     lock: gr.Checkbox
@@ -188,7 +190,7 @@ def _connect_relay(runs: Runs, app: gr.Blocks, show: Show, settings: list[Compon
 def _connect_answers(answers: Answers, panel: Panel, settings: list[Component]) -> None:
     """What controls become when others change."""
     fields = panel.fields
-    panel.use.click(answers.named, panel.own, settings, **QUICK | {"queue": True})  # only queued handlers have their refusals shown
+    panel.use.click(answers.named, panel.own, settings, **QUEUED)
     fields["tuning"].input(answers.retuned, [fields["model"], fields["tuning"]], [fields["kl"], fields["tuning"]], **QUICK)
     fields["model"].input(answers.switched, fields["model"], settings, **QUICK)
     changes = [control.change for name, control in fields.items() if name != "seed"]

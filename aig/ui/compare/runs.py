@@ -40,9 +40,9 @@ class Runs:
         self._recorded = [(updates[0].plan.request, views.replayed(updates)) for updates in recordings]
         self.first = self._recorded[0][1] if recordings else []  # what the page opens on
         self._lock = Lock()
-        self._open: dict[str, set[Stream]] = defaultdict(set)
+        self._open: dict[str | None, set[Stream]] = defaultdict(set)
 
-    def updates(self, request: Request, session: str) -> Iterator[Update]:
+    def updates(self, request: Request, session: str | None) -> Iterator[Update]:
         """The updates of a new run. It ends with the iteration, however that ends, or with ``leave``."""
         stream = self._engine.stream(request, session)
         with self._lock:
@@ -197,7 +197,9 @@ class Runs:
             raise gr.Error(str(problem), print_exception=False) from problem
         if last is None or last.state != "done":
             raise gr.Error("The run was stopped.", print_exception=False)
-        asked, scored = dataclasses.asdict(request), last.scores.columns
-        png = export.grids(last.images, [c.name for c in scored], [views.caption(c) for c in scored], links.encode(request))
-        scores = {"request": asked, "rows": last.rows, "seconds": last.seconds, **last.scores.to_json()}
+        found, pictures = last.scores, last.images
+        assert found is not None and pictures is not None  # a run that is done has both
+        asked, scored = dataclasses.asdict(request), found.columns
+        png = export.grids(pictures, [c.name for c in scored], [views.caption(c) for c in scored], links.encode(request))
+        scores = {"request": asked, "rows": last.rows, "seconds": last.seconds, **found.to_json()}
         return scores, save_bytes_to_cache(png, "aig.png", cache_dir=get_upload_folder())

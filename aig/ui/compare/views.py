@@ -64,9 +64,9 @@ def metrics(column: ColumnScores, base: ColumnScores) -> tuple[Metric, ...]:
         )
 
     shown = [metric(REWARDS.get(name, name), name, interval) for name, interval in column.rewards.items()]
-    if column.diversity is None or column.vendi is None:
-        lone = {"value": "–", "note": "needs 2 images"}
-        return (*shown, Metric(label="Diversity", **lone), Metric(label="Vendi score", **lone))
+    if column.diversity is None or column.vendi is None or base.vendi is None:
+        lone = partial(Metric, value="–", note="needs 2 images")
+        return (*shown, lone(label="Diversity"), lone(label="Vendi score"))
     vendi = Metric(
         label="Vendi score",
         value=number(column.vendi, 1),

@@ -108,7 +108,7 @@ def _drawn(trace: Trace, columns: Sequence[Column]) -> dict[str, object]:
 
     lines = []
     for c, column in enumerate(columns):
-        known = [(step, point[c]) for step, point in trace.points if c < len(point) and point[c] is not None]
+        known = [(step, value) for step, point in trace.points for value in point[c : c + 1] if value is not None]
         places = [at((step - 1) / last, value / top) for step, value in known]
         if places:
             x, y = places[-1].split(",")
@@ -140,9 +140,9 @@ def _spoken(trace: Trace, columns: Sequence[Column]) -> str:
 def _collapsed(view: Stage) -> str | None:
     """The attribute that tuning narrowed most, once enough images are done to tell."""
     lost = {name: bars[0].entropy - bars[1].entropy for name, bars in view.attributes.items() if len(bars) > 1}
-    most = max(lost, key=lost.get, default=None)
+    most = max(lost, key=lambda name: lost[name], default=None)
     telling = view.state == "done" and view.images >= ENOUGH
-    return most if telling and lost.get(most, 0) > 0.1 else None
+    return most if telling and most is not None and lost[most] > 0.1 else None
 
 
 def _segments(bar: Bar) -> list[dict[str, object]]:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import hashlib
 from collections.abc import Mapping
 from pathlib import Path
+from typing import Any
 
 import gradio as gr
 from starlette.requests import Request
@@ -34,7 +35,7 @@ def route() -> Route:
 
 
 def part(
-    name: str, value: object, *, template: str = "${value}", elem_id: str | None = None, props: Mapping[str, object] | None = None
+    name: str, value: Any, *, template: str = "${value}", elem_id: str | None = None, props: Mapping[str, Any] | None = None
 ) -> gr.HTML:
     """A part of the page inside Gradio; ``compare/page.js`` says what its name stands for.
 
