@@ -14,3 +14,4 @@ world: # hours on two cores; needs Node and: pip install resvg-py
 lint: # needs: pip install -e .[lint]
 	ruff check .
 	ruff format --check .
+	ty check aig
