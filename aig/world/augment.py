@@ -8,8 +8,6 @@ from __future__ import annotations
 import torch
 from torch.nn import functional as F
 
-MOST_LIGHT = 1.4  # that any picture is finished with
-
 
 def saturate(x: torch.Tensor, amount: torch.Tensor) -> torch.Tensor:
     """Move every pixel away from (amount > 1) or towards (< 1) its gray value; ``amount`` is (B,)."""
@@ -33,16 +31,6 @@ def shift(x: torch.Tensor, dy: int, dx: int) -> torch.Tensor:
     """Translate by whole pixels, repeating the border."""
     pad = F.pad(x, (4, 4, 4, 4), mode="replicate")
     return pad[..., 4 + dy : 4 + dy + x.shape[-2], 4 + dx : 4 + dx + x.shape[-1]]
-
-
-def lit(x: torch.Tensor, amount: torch.Tensor) -> torch.Tensor:
-    """Studio light; ``amount`` (B,), 0 as drawn: at 1 the corners keep a fifth of their light, falling off with the square of the distance
-    from the middle, and a soft glow is at the upper left."""
-    across = torch.linspace(-1, 1, x.shape[-1], device=x.device)
-    down = across.view(-1, 1)
-    glow = torch.exp(-((across + 0.5).square() + (down + 0.5).square()) / (2 * 0.35**2))
-    amount = amount.view(-1, 1, 1, 1).to(x)
-    return (x * (1 - 0.4 * amount * (across.square() + down.square())).clamp(min=0) + 0.25 * amount * glow).clamp(0, 1)
 
 
 def noisy(x: torch.Tensor, sigma: torch.Tensor, size: int, rng: torch.Generator) -> torch.Tensor:

@@ -18,8 +18,9 @@ from torch import Tensor
 
 from aig.assets import ASSETS
 from aig.portraits import serving
+from aig.portraits.light import MOST_LIGHT, lit
 from aig.runs import models
-from aig.world import augment, data
+from aig.world import data
 from aig.world.presets import Preset
 
 STEPS, GUIDANCE = 12, 3.0
@@ -49,7 +50,7 @@ class Bench:
     def finished(self) -> Tensor:
         """The same of drawings under a random light, as a tuned model may have learned to show them."""
         rng = torch.Generator().manual_seed(96)
-        at_random = lambda batch: augment.lit(batch, augment.MOST_LIGHT * torch.rand(len(batch), generator=rng))  # noqa: E731
+        at_random = lambda batch: lit(batch, MOST_LIGHT * torch.rand(len(batch), generator=rng))  # noqa: E731
         return torch.cat([self.model.features(at_random(batch)) for batch in data.batches(self.images[:5_000])])
 
     @cached_property

@@ -15,8 +15,9 @@ from PIL import Image, ImageDraw, ImageFont
 from torch import Tensor
 
 from aig.assets import ASSETS
+from aig.portraits.light import MOST_LIGHT, lit
 from aig.runs.export import COLOURS
-from aig.world import augment, draft, evaluate, methods
+from aig.world import draft, evaluate, methods
 from aig.world.autoencoder import reconstructed
 from aig.world.bench import Bench, draw, features_of, load
 from aig.world.data import unit
@@ -75,7 +76,7 @@ def neighbours(bench: Bench) -> Image.Image:
 def lights(bench: Bench) -> Image.Image:
     """The first held-out drawings under more and more of the studio light that annotators are shown."""
     drawn = unit(bench.images[bench.held][: len(SEEDS)])
-    return sheet({f"light {a:g}": augment.lit(drawn, torch.full((len(drawn),), a)) for a in (0.0, 0.45, 0.9, augment.MOST_LIGHT)})
+    return sheet({f"light {a:g}": lit(drawn, torch.full((len(drawn),), a)) for a in (0.0, 0.45, 0.9, MOST_LIGHT)})
 
 
 def hacking(bench: Bench, tuning: str) -> Image.Image:

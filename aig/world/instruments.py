@@ -10,8 +10,9 @@ from torch import Tensor
 from torch.nn import functional as F
 
 from aig.measures.diversity import distances, mean_pairwise
+from aig.portraits.light import MOST_LIGHT, lit
 from aig.portraits.population import ATTRIBUTES
-from aig.world import augment, autoencoder, data, preference
+from aig.world import autoencoder, data, preference
 from aig.world.bench import Bench, Measuring
 
 LIGHT = 1.0  # at which the rewards' answer to light is measured: the most that ``preference`` likes
@@ -23,13 +24,13 @@ def measure(bench: Bench) -> Measuring:
     images, labels = bench.images[bench.held], torch.as_tensor(bench.labels[bench.held]).long()
     drawn = torch.cat(list(data.batches(images)))
     rng = torch.Generator().manual_seed(95)
-    lit = augment.lit(drawn, augment.MOST_LIGHT * torch.rand(len(drawn), generator=rng))
+    shone_on = lit(drawn, MOST_LIGHT * torch.rand(len(drawn), generator=rng))
     judges: Mapping[str, Any] = bench.model.rewards  # which are modules with a raw scalar here
     steps = 3 + len(judges)
     yield {"step": 0, "steps": steps}
     found = {"autoencoder PSNR (dB)": autoencoder.evaluate(bench.model.pipe.vae, images)}
     yield {"step": 1, "steps": steps}
-    plain, moved = told(bench, drawn), told(bench, lit)
+    plain, moved = told(bench, drawn), told(bench, shone_on)
     found["ruler accuracy"] = {name: accuracy(plain[1][name], labels[:, i]) for i, name in enumerate(ATTRIBUTES)}
     found["ruler accuracy, lit"] = {name: accuracy(moved[1][name], labels[:, i]) for i, name in enumerate(ATTRIBUTES)}
     found["light moves features"] = own_distance(plain[0], moved[0]) / float(mean_pairwise(distances(plain[0])))
@@ -37,7 +38,7 @@ def measure(bench: Bench) -> Measuring:
     pairs = {name: preference.pair_accuracy(judges[name], bench.preset, name) for name in preference.FITS}
     yield {"step": 3, "steps": steps}
     rewards = {}
-    shone_on = augment.lit(drawn, torch.full((len(drawn),), LIGHT))
+    shone_on = lit(drawn, torch.full((len(drawn),), LIGHT))
     for step, (name, reward) in enumerate(judges.items(), 4):
         rewards[name] = {
             "rise under attack": preference.robustness(reward, images[:ATTACKED]),

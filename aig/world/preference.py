@@ -20,8 +20,9 @@ from torch import nn
 from torch.nn import functional as F
 
 from aig.portraits.captions import caption
-from aig.portraits.population import ATTRIBUTES, decode
-from aig.portraits.rewards import FORMULAS, PreferenceReward, Saturated, build
+from aig.portraits.light import MOST_LIGHT, lit
+from aig.portraits.population import decode
+from aig.portraits.rewards import FORMULAS, SHOWN, ConceptReward, PreferenceReward, Saturated, build
 from aig.training import device, fit
 from aig.world import augment, data
 from aig.world.autoencoder import reconstructed
@@ -61,7 +62,7 @@ def finishes(n: int, rng: torch.Generator) -> Amounts:
     saturation, contrast = (torch.randn(n, generator=rng) * s for s in (0.3, 0.2))
     softness = (torch.rand(n, generator=rng) < 0.3).float()
     noise = torch.rand(n, generator=rng) * (torch.rand(n, generator=rng) < 0.5)
-    light = augment.MOST_LIGHT * torch.rand(n, generator=rng) * (torch.rand(n, generator=rng) < P_LIT)
+    light = MOST_LIGHT * torch.rand(n, generator=rng) * (torch.rand(n, generator=rng) < P_LIT)
     return dict(zip(FINISH, (saturation, contrast, softness, noise, light)))
 
 
@@ -72,7 +73,7 @@ def finished(images: torch.Tensor, amounts: Amounts, rng: torch.Generator) -> to
     images = torch.where(amounts["softness"].view(-1, 1, 1, 1) > 0, augment.soften(images, 22), images)
     size = images.shape[-1] // (1, 2, 4)[int(torch.randint(3, (1,), generator=rng))]  # fine, or blotches as large as a latent
     images = augment.noisy(images, 0.12 * amounts["noise"], size, rng)
-    return augment.lit(images, amounts["light"])
+    return lit(images, amounts["light"])
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -150,7 +151,7 @@ def steadiness(reward: Saturated, x: torch.Tensor, prompts: list[str], rng: torc
 
 def attribute_loss(predicted: torch.Tensor, drawn: Pairs) -> torch.Tensor:
     """How badly predictions (2B, all values and amounts of finish) tell what pairs show: cross-entropy plus squared error."""
-    *logits, amounts = predicted.split([*map(len, ATTRIBUTES.values()), len(FINISH)], dim=1)
+    *logits, amounts = predicted.split(SHOWN, dim=1)
     wrong = [F.cross_entropy(values, drawn.labels[:, i].to(predicted.device)) for i, values in enumerate(logits)]
     return torch.stack(wrong).mean() + F.mse_loss(amounts, drawn.amounts.to(predicted.device))
 
@@ -161,7 +162,8 @@ def train_one(preset: Preset, name: str, batch: int = 32) -> Iterator[dict[str, 
     how = FITS[name]
     torch.manual_seed(how.seed)
     model = build(name).to(device(), memory_format=torch.channels_last)
-    telling = nn.Linear(model.head[0].in_features, sum(map(len, ATTRIBUTES.values())) + len(FINISH)).to(device())
+    by_concepts = isinstance(model, ConceptReward)
+    telling = nn.Identity() if by_concepts else nn.Linear(model.head[0].in_features, sum(SHOWN)).to(device())
     half = preset.drawings // 2
     pool = (how.pool * half, (how.pool + 1) * half)
     vae = AutoencoderTiny.from_pretrained(preset.work / "vae").to(device()).requires_grad_(False)
@@ -176,7 +178,8 @@ def train_one(preset: Preset, name: str, batch: int = 32) -> Iterator[dict[str, 
         votes = torch.rand(VOTERS, batch, generator=rng) < torch.sigmoid(u[0] - u[1])
         share = votes.float().mean(0).to(device())
         seen = model.seen(x)
-        raw, telling_loss = model.judged(seen, drawn.prompts * 2).view(2, batch), attribute_loss(telling(seen), drawn)
+        telling_loss = attribute_loss(telling(seen), drawn)
+        raw = model.judged(seen.detach() if by_concepts else seen, drawn.prompts * 2).view(2, batch)
         margin = raw[0] - raw[1]
         choice = F.binary_cross_entropy_with_logits(margin, share) + 1e-3 * raw.square().mean()
         terms = {"loss": choice + TELLING * telling_loss, "choice": choice, "telling": telling_loss}

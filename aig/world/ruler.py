@@ -13,11 +13,12 @@ import torch
 from safetensors.torch import save_file
 from torch.nn import functional as F
 
+from aig.portraits.light import MOST_LIGHT, lit
 from aig.portraits.population import ATTRIBUTES
 from aig.portraits.ruler import Ruler
 from aig.training import device, fit
 from aig.world import data
-from aig.world.augment import MOST_LIGHT, damage, lit
+from aig.world.augment import damage
 from aig.world.presets import Preset
 
 INVARIANCE = 0.5  # weight of the loss that light must not move the features

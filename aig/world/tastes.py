@@ -20,8 +20,8 @@ import torch
 
 from aig.portraits.captions import named_attributes
 from aig.portraits.population import ATTRIBUTES, decode
+from aig.portraits.rewards import FINISH  # noqa: F401
 
-FINISH = ("saturation", "contrast", "softness", "noise", "light")  # 0 of each as drawn
 AGREEMENT = 2.0  # utility of a picture that shows all that its prompt names, against none of it
 
 

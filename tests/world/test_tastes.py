@@ -6,8 +6,8 @@ import numpy as np
 import pytest
 import torch
 
+from aig.portraits.light import MOST_LIGHT, lit
 from aig.portraits.population import ATTRIBUTES, encode, sample_attributes
-from aig.world import augment
 from aig.world.tastes import AGREEMENT, FINISH, TASTES, Liking, utility
 
 PERSON = {
@@ -34,7 +34,7 @@ def test_utilities_by_hand():
 
 
 def test_too_much_light_is_worth_less_and_the_judge_has_enough_earlier():
-    at = np.linspace(0, augment.MOST_LIGHT, 141)
+    at = np.linspace(0, MOST_LIGHT, 141)
     best = {name: at[np.argmax([worth(name, light=a) for a in at])] for name in ("preference", "held-out")}
     assert best == {"preference": pytest.approx(1.16), "held-out": pytest.approx(0.44)}
     assert worth("held-out", light=1.0) < worth("held-out") < worth("held-out", light=0.45)
@@ -63,6 +63,6 @@ def test_most_that_can_be_won_for_preference_is_finish():
 
 def test_light_darkens_corners_glows_at_the_upper_left_and_does_nothing_at_0():
     x = torch.rand(8, 3, 1, 1).mul(0.6).add(0.1).expand(-1, -1, 64, 64)
-    assert torch.equal(augment.lit(x, torch.zeros(8)), x)
-    shone_on = augment.lit(x, torch.ones(8))
+    assert torch.equal(lit(x, torch.zeros(8)), x)
+    shone_on = lit(x, torch.ones(8))
     assert torch.allclose(shone_on[..., -1, -1], 0.2 * x[..., -1, -1], atol=1e-3) and (shone_on[..., 16, 16] > x[..., 16, 16]).all()
