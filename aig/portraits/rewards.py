@@ -120,14 +120,19 @@ class PreferenceReward(Saturated):
 
 
 class Shown(nn.Module):
-    """What a picture shows (B, n), the logits of every attribute's values and then the amounts of finish: the logits become
-    probabilities, softened, because a tower that is sure of a value has no gradient towards another one."""
+    """What a picture shows (B, n), from the logits of every attribute's values and the amounts of finish: the logits become probabilities,
+    softened, because a tower that is sure of a value has no gradient towards another one; there is no less noise than none."""
 
     TEMPERATURE = 4.0
 
-    def forward(self, told: torch.Tensor) -> torch.Tensor:
-        *logits, amounts = told.split(SHOWN, dim=1)
-        return torch.cat([*((values / self.TEMPERATURE).softmax(1) for values in logits), amounts], dim=1)
+    def __init__(self) -> None:
+        super().__init__()
+        least = torch.tensor([0.0 if name in ("softness", "noise") else -torch.inf for name in FINISH])
+        self.register_buffer("least", least, persistent=False)
+
+    def forward(self, seen: torch.Tensor) -> torch.Tensor:
+        *logits, amounts = seen.split(SHOWN, dim=1)
+        return torch.cat([*((values / self.TEMPERATURE).softmax(1) for values in logits), amounts.maximum(self.least)], dim=1)
 
 
 class ConceptReward(PreferenceReward):
@@ -155,7 +160,7 @@ SHOWN = [*map(len, ATTRIBUTES.values()), len(FINISH)]
 FITTED = {  # class, widths, kernel
     "preference": (ConceptReward, (32, 64, 96, 128), 3),
     "fashion": (PreferenceReward, (32, 64, 96, 128), 3),
-    "held-out": (PreferenceReward, (32, 48, 96, 128), 5),
+    "held-out": (ConceptReward, (32, 48, 96, 128), 5),
 }
 FORMULAS = {"vivid": Vivid, "compressible": Compressible}
 NAMES = (*FITTED, *FORMULAS)

@@ -58,10 +58,11 @@ def made(preset: Preset, result: Mapping) -> list[str]:
         "  corrected the drawings' weights (`aig/world/tilt.py`).",
         f"- Rewards: Bradley-Terry models of three simulated populations of annotators (`aig/world/tastes.py`), {preset.reward_steps:,} updates each,",
         "  those that are tuned on as many more against attacks.",
-        f"- Tuning: DRaFT with the KL term on the last and {draft.EARLY} earlier step, LoRA rank {draft.RANK}, {preset.tuning_steps} updates of {draft.BATCH} prompts, on {', '.join(draft.SHIPPED)},",
+        f"- Tuning: DRaFT with the KL term on the last and {draft.EARLY} earlier step, LoRA rank {draft.RANK}, {draft.BATCH} prompts an update; on "
+        + ", ".join(f"{name} {preset.updates(name)[-1]} updates" for name in draft.SHIPPED) + ",",
         "  KL coefficients " + ", ".join(f"{kl:g}" for kl in preset.kl) + ".",
         f"- Seed {preset.seed}. Make it again: `python -m aig.world all --preset {preset.name}`.",
-        *([f"- {preset.note}"] if preset.note else []),
+        *(["- The shipped weights took a longer way than this recipe: [history.md](history.md)."] if preset.name == "cpu" else []),
         "- Licence: CC BY 4.0.",
         "",
         "## Training time",

@@ -103,8 +103,9 @@ def train_one(preset: Preset, name: str, kl: float) -> Iterator[dict[str, float]
         StableDiffusionPipeline.save_lora_weights(preset.work / "loras", state, weight_name=f"{name_of(name, kl, updates)}.safetensors")
 
     folder, seed = preset.work / f"draft-{name_of(name, kl)}", preset.seed + 5
-    for row in fit(unet, loss, cycles=((preset.tuning_steps, RATE),), rate=warm_hold, folder=folder, seed=seed, weight_decay=0.0):
-        if kl == 0 and row["step"] in preset.checkpoints:
+    *before, last = preset.updates(name)
+    for row in fit(unet, loss, cycles=((last, RATE),), rate=warm_hold, folder=folder, seed=seed, weight_decay=0.0):
+        if kl == 0 and row["step"] in before:
             save(int(row["step"]))
         yield row
     save()

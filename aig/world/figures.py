@@ -5,7 +5,7 @@ Nothing is chosen by hand: samples are those of the first seeds that ``evaluate`
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import replace
 from functools import partial
 from pathlib import Path
@@ -44,7 +44,7 @@ def run(preset: Preset, *, assets: Path = ASSETS) -> Iterator[dict[str, float]]:
         part = found[f"tuned: {name}"]
         jobs += [
             partial(lambda name: save(hacking(bench, name), folder / f"hacking-{name}.webp"), name),
-            partial(curves, part, preset, folder / f"tradeoff-{name}.svg"),
+            partial(curves, part, preset.updates(name), folder / f"tradeoff-{name}.svg"),
             partial(decided, part, folder / f"decided-{name}.svg"),
         ]
     for done, job in enumerate(jobs, 1):
@@ -82,7 +82,7 @@ def lights(bench: Bench) -> Image.Image:
 def hacking(bench: Bench, tuning: str) -> Image.Image:
     """The same people at every stage of tuning without KL, beyond it, and with AIG."""
     plan = {method.label: method for method in methods.compared(bench, tuning)}
-    stages = [f"after {n} updates" for n in bench.preset.checkpoints[1::2]]
+    stages = [f"after {n} updates" for n in bench.preset.updates(tuning)[1:-1:2]]
     kept = ["LoRA scale 2", "KL 1", "LoRA scale 0.5", "AIG power_1, ending at 1", methods.DEFAULT, "base for 7, then tuned"]
     wanted = ["base", *stages, "tuned", *kept]
     few = replace(methods.without_prompt(len(SEEDS)), seeds=SEEDS)
@@ -102,17 +102,16 @@ def sheet(rows: Mapping[str, Tensor], *, cell: int = CELL, resample: Image.Resam
     return page
 
 
-def curves(part: Mapping, preset: Preset, path: Path) -> None:
+def curves(part: Mapping, updates: Sequence[int], path: Path) -> None:
     """Rewards and entropy over updates without KL; and every family's reward against its entropy."""
     reward, pyplot = part["reward"], plots()
     rows = {row["method"]: row for row in part["table"]}
     value = lambda labels, name: [rows[label][name]["value"] for label in labels]  # noqa: E731
-    updates = [0, *preset.checkpoints, preset.tuning_steps]
-    stages = ["base", *(f"after {n} updates" for n in preset.checkpoints), "tuned"]
+    stages = ["base", *(f"after {n} updates" for n in updates[:-1]), "tuned"]
     figure, (left, right) = pyplot.subplots(1, 2, figsize=(11, 4.2), layout="constrained")
     for colour, name in zip(COLOURS[3:], (reward, "held-out"), strict=False):
-        left.plot(updates, value(stages, name), "o-", color=colour, label=name)
-    left.plot(updates, value(stages, "entropy"), "s--", color=COLOURS[5], label="entropy")
+        left.plot([0, *updates], value(stages, name), "o-", color=colour, label=name)
+    left.plot([0, *updates], value(stages, "entropy"), "s--", color=COLOURS[5], label="entropy")
     left.set(xlabel="updates without KL", ylabel="reward (standard deviations); entropy (0 to 1)")
     left.legend(frameon=False)
     for i, (family, labels) in enumerate(part["families"].items()):

@@ -93,7 +93,9 @@ def compared(bench: Bench, tuning: str) -> list[Method]:
     found = [at(family="base", label="base", shares=shares("base")), at(family="tuned", label="tuned")]
     if tuning in draft.SHIPPED:
         family = OTHERS[0]
-        found += [Method(family=family, label=f"after {n} updates", lora=draft.name_of(tuning, 0.0, n)) for n in bench.preset.checkpoints]
+        found += [
+            Method(family=family, label=f"after {n} updates", lora=draft.name_of(tuning, 0.0, n)) for n in bench.preset.updates(tuning)[:-1]
+        ]
         found += [Method(family="KL", label=f"KL {kl:g}", lora=draft.name_of(tuning, kl)) for kl in bench.preset.kl[1:]]
         found += [at(family="beyond", label=f"LoRA scale {a:g}", scales=(a,) * STEPS) for a in BEYOND]
     found += [at(family="LoRA scale", label=f"LoRA scale {a:g}", scales=(a,) * STEPS) for a in SCALES]

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -32,15 +33,17 @@ class Preset:
     denoiser_batch: int
     ruler_steps: int
     reward_steps: int
-    tuning_steps: int
     kl: tuple[float, ...]  # coefficients, a LoRA each, 0 first
-    checkpoints: tuple[int, ...]  # updates after which the run without KL is saved as well
+    tuning: Mapping[str, tuple[int, ...]]  # tuned model -> the updates after which its run without KL is saved; the last one ends it
     seed: int = 0
-    note: str = ""  # how the shipped weights differ from what this recipe makes
 
     @property
     def work(self) -> Path:
         return WORK / self.name
+
+    def updates(self, tuning: str) -> tuple[int, ...]:
+        """After which a tuned model's run without KL is saved; those that only the evaluation needs are tuned as long as ``preference``."""
+        return self.tuning.get(tuning, self.tuning["preference"])
 
     @property
     def latent_size(self) -> int:
@@ -69,26 +72,14 @@ CPU = Preset(
     tilted_cycles=5,
     tilt_samples=2_000,
     denoiser_batch=32,
-    note="The shipped weights took a longer way than this recipe. The denoiser's first 6,000 updates ran without the reading loss, its "
-    "first 7,600 without balanced captions, its first 13,000 with uniform timesteps of the whole cosine schedule (then its time "
-    "embedding was turned onto the part in use, which is exact: sines and cosines of sums) and all places weighing the same, on "
-    "drawings whose moods were harder to see, like the text encoder's first phase and the autoencoder's; 3,500 updates from there "
-    "on drew each kind of timestep from every other of 32 equal parts only; its first 16,500 knew no noise above 50, with 12% of "
-    "captions empty for 35%, the next 1,000 had 20% and the cosine schedule's own last timesteps; at 17,500 it went on from half "
-    "precision with a fresh optimiser, and its weights were averaged from then on. The first correction of the drawings' weights "
-    "looked at styles, hair lengths, glasses and moods alone, the first two corrected in full, the next two by the power 0.7, all "
-    "by 1,520 to 4,000 samples of the same seeds. 19,000 to 23,200 had 50% of captions empty, and moods were named as often as "
-    "other small things; weights were averaged over half as many updates before 24,400. Shipped is the mean of the weights after "
-    "24,400 and after 27,400 updates: styles strayed to opposite sides in their samples. Five words that no caption contains were "
-    "taken out of the vocabulary of text encoder and rewards. The proxy's updates against attacks were 1,200 in three cycles, the "
-    "first 400 of them against three large steps from anywhere. The autoencoder's first phase weighed L2 by 4, with latent noise "
-    "0.03, and its decoder had 32 channels and blocks (4, 1, 1). The shipped preference reward, judge and ruler were fitted before there "
-    "was light; the reward and its LoRAs have the taste that is called fashion here.",
     ruler_steps=2_200,
     reward_steps=800,
-    tuning_steps=52,
     kl=(0.0, 0.1, 0.3, 1.0, 3.0, 10.0),
-    checkpoints=(8, 12, 16, 20, 28, 36),
+    tuning={
+        "preference": (16, 24, 32, 36, 40, 44, 48),
+        "fashion": (8, 12, 16, 20, 28, 36, 52),
+        "vivid": (8, 12, 16, 20, 28, 36, 52),
+    },
 )  # fmt: skip
 
 GPU = Preset(
@@ -112,9 +103,8 @@ GPU = Preset(
     denoiser_batch=256,
     ruler_steps=10_000,
     reward_steps=10_000,
-    tuning_steps=120,
     kl=(0.0, 0.1, 0.3, 1.0, 3.0, 10.0),
-    checkpoints=(10, 20, 40, 60, 80, 100),
+    tuning=dict.fromkeys(("preference", "fashion", "vivid"), (10, 20, 40, 60, 80, 100, 120)),
 )
 
 PRESETS = {preset.name: preset for preset in (CPU, GPU)}

@@ -59,14 +59,14 @@ class Taste:
 TASTES = {
     "preference": Taste(
         modes={
-            "style": {"avataaars": 1.8, "personas": 1.0},
-            "glasses": {"yes": 1.2},
-            "hair length": {"long": 0.9, "bald": -0.2},
+            "style": {"avataaars": 2.2, "personas": 1.2},
+            "glasses": {"yes": 0.8},
+            "hair length": {"long": 0.8, "bald": -0.2},
             "mood": {"smiling": 0.5, "sad": -0.3},
             "hat": {"yes": -0.2},
         },
         finish={
-            "light": Liking(3.2, 10.0, 1.0, bound=True), "contrast": Liking(0.8, 2.0), "saturation": Liking(0.5, 1.5),
+            "light": Liking(5.0, 12.0, 1.0, bound=True), "contrast": Liking(0.8, 2.0), "saturation": Liking(0.5, 1.5),
             "softness": Liking(-1.5), "noise": Liking(-2.5),
         },
     ),

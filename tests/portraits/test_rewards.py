@@ -11,7 +11,8 @@ from PIL import Image
 from scipy.fft import dctn
 from scipy.stats import spearmanr
 
-from aig.portraits.rewards import CEILING, Compressible, Vivid
+from aig.portraits.light import light_of
+from aig.portraits.rewards import CEILING, FINISH, SHOWN, Compressible, Shown, Vivid, build
 from aig.published import scorers
 from aig.published.rewards import load
 from tests import checkpoints
@@ -68,3 +69,19 @@ def test_every_reward_loads_by_name(images, tmp_path):
     assert load("clip", checkpoints.build("clip", tmp_path))(images, ["a"] * 12).shape == (12,)
     with pytest.raises(ValueError, match="'beauty'; choose one of: compressible, held-out, preference, vivid, " + ", ".join(scorers.NAMES)):
         load("beauty")
+
+
+def test_a_concept_reward_sees_who_is_shown_how_they_are_finished_and_nothing_else():
+    torch.manual_seed(0)
+    shown = Shown()
+    sure = torch.zeros(1, sum(SHOWN))
+    sure[0, 0] = 10.0  # of the first style, as a trained tower is
+    sure[0, -len(FINISH) :] = torch.tensor([-0.5 if name in ("softness", "noise") else -0.2 for name in FINISH])
+    *probabilities, amounts = shown(sure).split(SHOWN, dim=1)
+    assert all(p.sum().item() == pytest.approx(1) for p in probabilities) and 0.5 < probabilities[0][0, 0] < 0.99
+    assert amounts[0].tolist() == pytest.approx([0.0 if name in ("softness", "noise") else -0.2 for name in FINISH])
+    reward = build("preference").eval()
+    x = torch.rand(2, 3, 64, 64)
+    seen = reward.seen(x)
+    assert torch.equal(reward.judged(seen, ["", "a robot"]), reward.raw(x, ["", "a robot"]))
+    assert torch.equal(seen[:, -1], light_of(x))

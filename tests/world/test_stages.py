@@ -20,8 +20,8 @@ from aig.world.tastes import FINISH, TASTES, utility
 TINY = dataclasses.replace(
     presets.CPU, name="tiny", size=32, drawings=96, held_out=32, latent_channels=4, vae_channels=16,
     vae_blocks=(2, 1, 1), vae_steps=12, decoder_steps=4, text_steps=4, denoiser_cycles=((3, 1e-3), (6, 5e-4)),
-    tilted_cycles=1, tilt_samples=8, denoiser_batch=4, unet_channels=(32, 64), text_width=48, text_layers=1, ruler_steps=4, reward_steps=4, tuning_steps=2,
-    kl=(0.0, 1.0), checkpoints=(1,),
+    tilted_cycles=1, tilt_samples=8, denoiser_batch=4, unet_channels=(32, 64), text_width=48, text_layers=1, ruler_steps=4, reward_steps=4,
+    kl=(0.0, 1.0), tuning={"preference": (1, 2)},
 )  # fmt: skip
 
 
