@@ -140,25 +140,31 @@ class ConceptReward(PreferenceReward):
     bottleneck, Koh et al., arXiv 2007.04612).
 
     A tower that is fitted to choices alone takes what goes with a liked value for the value itself, dark pictures for long hair; a
-    model that is tuned on it then draws those. Here the tower learns to tell what pictures show, and only the head learns from
-    choices. Light is measured and not told: a tower can be led to see it in purple.
+    model that is tuned on it then draws those. Here the tower learns to tell what pictures show, and only the head learns from choices.
     """
 
     def __init__(self, vocabulary: Sequence[str], widths: tuple[int, ...], kernel: int) -> None:
         super().__init__(vocabulary, widths, kernel)
-        self.told = nn.Linear(4 * widths[-1], sum(SHOWN) - 1)
+        self.told = nn.Linear(4 * widths[-1], sum(SHOWN))
         last = nn.BatchNorm1d(1 + 64, affine=False)
         self.head = nn.Sequential(Shown(), nn.Linear(sum(SHOWN), 128), nn.SiLU(), nn.Linear(128, 1 + 64), last)
 
     def seen(self, images: torch.Tensor) -> torch.Tensor:
         """What pictures show (B, n): logits of every attribute's values, then amounts of finish."""
-        return torch.cat([self.told(super().seen(images)), light_of(images).unsqueeze(1)], dim=1)
+        return self.told(super().seen(images))
+
+
+class LightMeter(ConceptReward):
+    """One that measures the light instead of telling it: less exact, but a tower can be led to see light in purple."""
+
+    def seen(self, images: torch.Tensor) -> torch.Tensor:
+        return torch.cat([super().seen(images)[:, :-1], light_of(images).unsqueeze(1)], dim=1)
 
 
 FINISH = ("saturation", "contrast", "softness", "noise", "light")  # amounts, 0 of each as drawn
 SHOWN = [*map(len, ATTRIBUTES.values()), len(FINISH)]
 FITTED = {  # class, widths, kernel
-    "preference": (ConceptReward, (32, 64, 96, 128), 3),
+    "preference": (LightMeter, (32, 64, 96, 128), 3),
     "fashion": (PreferenceReward, (32, 64, 96, 128), 3),
     "held-out": (ConceptReward, (32, 48, 96, 128), 5),
 }
