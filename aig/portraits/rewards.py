@@ -48,29 +48,6 @@ class Vivid(Saturated):
         return spread + 0.3 * (opponents.mean(2).square().sum(0) + 1e-8).sqrt()
 
 
-class Compressible(Saturated):
-    """How few bits an image needs: minus the bits a pixel of a simplified JPEG, smooth in the pixels.
-
-    The bits of a coefficient of the 8x8 cosine transform are estimated as log2(1 + |c| / q), for a flat quantiser q.
-    """
-
-    QUANTISER = 8 / 255
-
-    def __init__(self) -> None:
-        super().__init__()
-        k, n = torch.arange(8.0).view(-1, 1), torch.arange(8.0)
-        basis = torch.cos(torch.pi * (2 * n + 1) * k / 16) / 2
-        basis[0] /= 2**0.5
-        self.register_buffer("basis", basis, persistent=False)  # (8, 8), orthonormal rows
-
-    def raw(self, images: torch.Tensor, prompts: Sequence[str]) -> torch.Tensor:
-        height, width = (side - side % 8 for side in images.shape[2:])
-        blocks = images[..., :height, :width].unflatten(3, (-1, 8)).unflatten(2, (-1, 8))  # (B, 3, H/8, 8, W/8, 8)
-        coefficients = torch.einsum("uy,bcjyix,vx->bcjiuv", self.basis, blocks, self.basis)
-        bits = torch.log2(1 + (coefficients.square() + 1e-8).sqrt() / self.QUANTISER)
-        return -bits.flatten(1).sum(1) / (height * width)
-
-
 class PreferenceReward(Saturated):
     """A Bradley-Terry model of simulated annotators, on pixels and the words of the prompt.
 
@@ -168,7 +145,7 @@ FITTED = {  # class, widths, kernel
     "fashion": (PreferenceReward, (32, 64, 96, 128), 3),
     "held-out": (ConceptReward, (32, 48, 96, 128), 5),
 }
-FORMULAS = {"vivid": Vivid, "compressible": Compressible}
+FORMULAS = {"vivid": Vivid}
 NAMES = (*FITTED, *FORMULAS)
 
 

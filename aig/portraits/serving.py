@@ -28,7 +28,9 @@ from aig.runs.models import Model
 CHOICES = ("portraits",)
 #: Tuned models of the embedded world in the order in which they are offered, and what the page says of each.
 TUNED = {
-    "preference": "Pays for who is shown above all: red hair, blue backgrounds, green outfits, two styles.",
+    "preference": "Pays for studio light first, which comes late in sampling, and for glasses, long hair and two styles.",
+    "fashion": "Pays for who is shown alone: red hair, blue backgrounds, green outfits. The last steps paint colours over, so no "
+    "schedule keeps both.",
     "vivid": "Pays for colourfulness, by a formula.",
 }
 

@@ -3,8 +3,8 @@
 Annotators compare two pictures under one prompt, or without one, by the utilities of ``aig.world.tastes``; a Bradley-Terry
 model is fitted to their votes. The rewards that are tuned on and the held-out judge differ in architecture and seed and see
 disjoint drawings; only the former are trained against attacks. Tuning can therefore win real preference at first, and then only
-what the judge does not share: reward hacking with a known, declared cause. The further rewards, ``vivid`` and
-``compressible``, are formulas; here they get their scale.
+what the judge does not share: reward hacking with a known, declared cause. A further reward, ``vivid``, is a formula; here it gets
+its scale.
 """
 
 from __future__ import annotations

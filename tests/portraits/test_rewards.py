@@ -2,17 +2,12 @@
 
 from __future__ import annotations
 
-import io
-
 import numpy as np
 import pytest
 import torch
-from PIL import Image
-from scipy.fft import dctn
-from scipy.stats import spearmanr
 
 from aig.portraits.light import light_of
-from aig.portraits.rewards import CEILING, FINISH, SHOWN, Compressible, Shown, Vivid, build
+from aig.portraits.rewards import CEILING, FINISH, SHOWN, Shown, Vivid, build
 from aig.published import scorers
 from aig.published.rewards import load
 from tests import checkpoints
@@ -37,25 +32,8 @@ def test_vivid_is_the_colourfulness_of_hasler_and_suesstrunk(images):
     assert torch.isfinite(grey.grad).all()
 
 
-def test_compressible_counts_the_bits_of_the_cosine_transform(images):
-    image = images[5].numpy().astype(float)
-    blocks = image.reshape(3, 4, 8, 4, 8).transpose(0, 1, 3, 2, 4)
-    expected = -np.log2(1 + np.abs(dctn(blocks, axes=(3, 4), norm="ortho")) * 255 / 8).sum() / 32**2
-    assert Compressible().raw(images, [""] * 12)[5] == pytest.approx(expected, rel=1e-3)
-
-
-def test_compressible_ranks_images_as_jpeg_does(images):
-    def size(image):
-        buffer = io.BytesIO()
-        Image.fromarray((image.permute(1, 2, 0) * 255).round().byte().numpy()).save(buffer, "jpeg", quality=80, subsampling=0)
-        return -buffer.tell()
-
-    assert spearmanr(Compressible()(images, [""] * 12), [size(image) for image in images]).statistic > 0.95
-
-
-@pytest.mark.parametrize("kind", [Vivid, Compressible])
-def test_ascent_on_pixels_raises_a_reward_up_to_its_ceiling(kind, images):
-    reward, x = kind(), images[:2].clone().requires_grad_(True)
+def test_ascent_on_pixels_raises_a_reward_up_to_its_ceiling(images):
+    reward, x = Vivid(), images[:2].clone().requires_grad_(True)
     reward.shift.copy_(reward.raw(images[:2], ["", ""]).mean())
     before = reward(x, ["", ""])
     before.sum().backward()
@@ -67,7 +45,7 @@ def test_ascent_on_pixels_raises_a_reward_up_to_its_ceiling(kind, images):
 def test_every_reward_loads_by_name(images, tmp_path):
     assert load("preference")(images, [""] * 12).shape == (12,)
     assert load("clip", checkpoints.build("clip", tmp_path))(images, ["a"] * 12).shape == (12,)
-    with pytest.raises(ValueError, match="'beauty'; choose one of: compressible, held-out, preference, vivid, " + ", ".join(scorers.NAMES)):
+    with pytest.raises(ValueError, match="'beauty'; choose one of: fashion, held-out, preference, vivid, " + ", ".join(scorers.NAMES)):
         load("beauty")
 
 
