@@ -20,7 +20,7 @@ from aig.machine.packed import multiply_in
 if TYPE_CHECKING:
     from diffusers import UNet2DConditionModel
 
-CHOICES = {"float32": torch.float32, "bfloat16": torch.bfloat16}
+PRECISIONS = {"float32": torch.float32, "bfloat16": torch.bfloat16}
 INSTRUCTIONS = {"avx512_bf16", "amx_bf16"}  # by either of which a processor is quick in bfloat16
 WORTH = 0.95  # of the time of float32: less is won by noise
 ROWS, TOKENS = 8, 16  # of the evaluations that are timed
@@ -33,8 +33,8 @@ def choose(denoiser: nn.Module, *, wanted: str | None = None, flags: Sequence[st
     None to look. On a GPU everything stays as it was loaded, and bfloat16 is refused.
     """
     wanted = os.environ.get("AIG_PRECISION", "") if wanted is None else wanted
-    if wanted and wanted not in CHOICES:
-        raise ValueError(f"Unknown precision {wanted!r} in AIG_PRECISION; choose one of: {', '.join(CHOICES)}.")
+    if wanted and wanted not in PRECISIONS:
+        raise ValueError(f"Unknown precision {wanted!r} in AIG_PRECISION; choose one of: {', '.join(PRECISIONS)}.")
     if next(denoiser.parameters()).is_cuda:
         if wanted == "bfloat16":
             raise ValueError("AIG_PRECISION is bfloat16, which is for CPUs: on a GPU the embedded world computes in float32.")
@@ -43,17 +43,17 @@ def choose(denoiser: nn.Module, *, wanted: str | None = None, flags: Sequence[st
         quick = INSTRUCTIONS & set(processor_flags() if flags is None else flags)
         times = measured(denoiser, seconds) if quick else {}
         wanted = "bfloat16" if times and times["bfloat16"] < WORTH * times["float32"] else "float32"
-    multiply_in(denoiser, CHOICES[wanted])
+    multiply_in(denoiser, PRECISIONS[wanted])
     return wanted
 
 
 def measured(denoiser: nn.Module, seconds: float, run: Callable[[], object] | None = None) -> dict[str, float]:
     """The shortest time of an evaluation in each precision, in turns while the seconds last; at least two of each."""
     run = run or _evaluation(denoiser)
-    times: dict[str, list[float]] = {name: [] for name in CHOICES}
+    times: dict[str, list[float]] = {name: [] for name in PRECISIONS}
     start = time.perf_counter()
     while len(times["float32"]) < 2 or time.perf_counter() - start < seconds:
-        for name, dtype in CHOICES.items():
+        for name, dtype in PRECISIONS.items():
             multiply_in(denoiser, dtype)
             if not times[name]:
                 run()  # packs the weights

@@ -14,7 +14,7 @@ from collections.abc import Callable
 from dataclasses import dataclass, field
 
 PRESETS = ("base", "linear", "power_2", "power_4", "step_0.6", "sigmoid_12_0.5", "cosine", "constant_0.5", "draft")
-CHOICES = (
+FORMS = (
     "base, draft, linear, cosine, power_P (P from 0.01 to 100), step_F (F from 0 to 1), constant_W (W from 0 to 3), "
     "sigmoid_K_M (K from 0.1 to 100, M from 0 to 1) or points:0,0;...;1,1"
 )
@@ -143,4 +143,4 @@ def _short(value: object) -> str:
 
 
 def _refused(text: object) -> ValueError:
-    return ValueError(f"unknown schedule {_short(text)}: choose {CHOICES}")
+    return ValueError(f"unknown schedule {_short(text)}: choose {FORMS}")

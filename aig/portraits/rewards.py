@@ -146,7 +146,7 @@ FITTED = {  # class, widths, kernel
     "held-out": (ConceptReward, (32, 48, 96, 128), 5),
 }
 FORMULAS = {"vivid": Vivid}
-NAMES = (*FITTED, *FORMULAS)
+REWARDS = (*FITTED, *FORMULAS)
 
 
 def build(name: str) -> Saturated:
@@ -154,6 +154,6 @@ def build(name: str) -> Saturated:
     if name in FORMULAS:
         return FORMULAS[name]()
     if name not in FITTED:
-        raise ValueError(f"Unknown reward {name!r}; choose one of: {', '.join(NAMES)}.")
+        raise ValueError(f"Unknown reward {name!r}; choose one of: {', '.join(REWARDS)}.")
     kind, widths, kernel = FITTED[name]
     return kind(known_words(), widths, kernel)

@@ -25,7 +25,7 @@ from aig.portraits.ruler import Ruler
 from aig.runs.facts import Facts
 from aig.runs.models import Model
 
-CHOICES = ("portraits",)
+WORLDS = ("portraits",)
 #: Tuned models of the embedded world in the order in which they are offered, and what the page says of each.
 TUNED = {
     "preference": "Pays for studio light first, which comes late in sampling, and for glasses, long hair and two styles.",
@@ -37,8 +37,8 @@ TUNED = {
 
 def load(name: str = "portraits", *, assets: Path = ASSETS, kl_cache: int = 6) -> Model:
     """Load a model by name. ValueError names the choices, or the asset that is missing or corrupted."""
-    if name not in CHOICES:
-        raise ValueError(f"Unknown model {name!r}; choose one of: {', '.join(CHOICES)}.")
+    if name not in WORLDS:
+        raise ValueError(f"Unknown model {name!r}; choose one of: {', '.join(WORLDS)}.")
     folder = assets / name
     verify(folder)
     os.environ.setdefault("DIFFUSERS_DISABLE_REMOTE_CODE", "1")

@@ -98,7 +98,7 @@ def offer(preset: Preset, backend: str | None = None) -> Offer:
 def facts(preset: Preset) -> Facts:
     """What a preset says of its model."""
     # where tuning saw no reward model, or one that is not here, the preset's first reward stands in
-    proxies = {tuned.name: tuned.reward if tuned.reward in scorers.NAMES else preset.rewards[0] for tuned in preset.tuned}
+    proxies = {tuned.name: tuned.reward if tuned.reward in scorers.SCORERS else preset.rewards[0] for tuned in preset.tuned}
     return Facts(
         name=preset.name,
         title=preset.title,

@@ -24,7 +24,7 @@ PIPELINES = (  # stock text-to-image pipelines of diffusers that AIG is tested o
     "PixArtSigmaPipeline",
     "SanaPipeline",
 )
-KINDS = ("lora", "denoiser")
+WEIGHTS = ("lora", "denoiser")
 REWARDS = ("pickscore", "hpsv2", "imagereward", "aesthetics", "clip")
 FEATURES = ("dinov2", "clip")
 MAX_BYTES = 64 * 1024  # of a preset file
@@ -36,7 +36,7 @@ class Tuned:
 
     name: str
     reward: str  # what they were tuned on: a name of REWARDS, or words
-    kind: str  # of KINDS
+    kind: str  # of WEIGHTS
     repo: str  # "owner/name" on the Hub, or "./folder" below the operator's root
     revision: str = "main"
     weight_name: str = ""  # a LoRA's file
@@ -90,7 +90,7 @@ _PART = re.compile(r"[A-Za-z0-9_][\w .+-]{0,127}", re.ASCII)
 _CHOICES = MappingProxyType(
     {
         "pipeline": PIPELINES,
-        "kind": KINDS,
+        "kind": WEIGHTS,
         "rewards": REWARDS,
         "held_out": REWARDS,
         "features": FEATURES,

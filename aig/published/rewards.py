@@ -25,11 +25,11 @@ def load(
     ``source`` is where its files are: by default the Hub's cache, or the embedded world's asset folder. ValueError
     names the choices.
     """
-    if name in scorers.NAMES:
+    if name in scorers.SCORERS:
         return scorers.load(name, source, device=device, dtype=dtype)
     if isinstance(source, Mapping):
-        raise ValueError(f"The reward {name!r} is not read from single files; only {', '.join(scorers.NAMES)} are.")
-    rewards = serving.load_rewards(ASSETS / serving.CHOICES[0] if source is None else Path(source), device)
+        raise ValueError(f"The reward {name!r} is not read from single files; only {', '.join(scorers.SCORERS)} are.")
+    rewards = serving.load_rewards(ASSETS / serving.WORLDS[0] if source is None else Path(source), device)
     if name not in rewards:
-        raise ValueError(f"Unknown reward {name!r}; choose one of: {', '.join([*rewards, *scorers.NAMES])}.")
+        raise ValueError(f"Unknown reward {name!r}; choose one of: {', '.join([*rewards, *scorers.SCORERS])}.")
     return rewards[name]

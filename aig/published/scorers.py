@@ -32,7 +32,7 @@ from aig.published.towers import (
     dinov2_features,
 )
 
-NAMES = ("pickscore", "hpsv2", "imagereward", "aesthetics", "clip")
+SCORERS = ("pickscore", "hpsv2", "imagereward", "aesthetics", "clip")
 FEATURES = ("dinov2", "clip")
 
 CLIP_L = ("openai/clip-vit-large-patch14", "32bd64288804d66eefd0ccbe215aa642df71cc41")
@@ -96,8 +96,8 @@ def load(name: str, source: Source = None, *, device: str = "cpu", dtype: torch.
     them through the Hub's cache. ValueError, one sentence: an unknown name, or a file that is missing, damaged, not
     what is expected, or not to be had.
     """
-    if name not in NAMES:
-        raise ValueError(f"Unknown reward {name!r}; choose one of: {', '.join(NAMES)}.")
+    if name not in SCORERS:
+        raise ValueError(f"Unknown reward {name!r}; choose one of: {', '.join(SCORERS)}.")
     paths = located(name, source)
     if name == "imagereward":
         return ImageReward(paths, dtype).to(device).eval()

@@ -104,7 +104,7 @@ KINDS = {
     ),
 }
 LIMITS = {"lora": MAX_LORA_SCALE, "kl": math.inf, "constant": MAX_MIX, "step": 1.0, "cads": MAX_NOISE, "code": CANDIDATES[-1]}
-CHOICES = ", ".join(f"{kind.form} ({kind.choices})" for kind in KINDS.values())
+FORMS = ", ".join(f"{kind.form} ({kind.choices})" for kind in KINDS.values())
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -256,4 +256,4 @@ def short(name: str) -> str:
 
 def _refused(text: object) -> ValueError:
     shown = ascii(text[:40] if isinstance(text, str) else text)
-    return ValueError(f"The column {shown[:60]} is unknown; choose {CHOICES}.")
+    return ValueError(f"The column {shown[:60]} is unknown; choose {FORMS}.")

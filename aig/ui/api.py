@@ -98,4 +98,4 @@ def schedules_api(steps: int = Request.steps, closed: bool = False) -> dict:
         shares = {name: schedules.shares(named[name], steps, closed=closed is True) for name in named}
     except ValueError as problem:
         raise gr.Error(str(problem), print_exception=False) from problem
-    return {"presets": shares, "forms": schedules.CHOICES}
+    return {"presets": shares, "forms": schedules.FORMS}

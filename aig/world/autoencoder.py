@@ -16,12 +16,12 @@ from torch.nn import functional as F
 
 from aig.training import device, fit
 from aig.world import data
-from aig.world.presets import Preset
+from aig.world.presets import World
 
 LATENT_NOISE = 0.02
 
 
-def build(preset: Preset) -> AutoencoderTiny:
+def build(preset: World) -> AutoencoderTiny:
     """An untrained autoencoder; latents are (B, latent_channels, latent_size, latent_size)."""
     levels, patch = preset.vae_levels, 3 * 4 ** (preset.vae_levels - 1)
     return AutoencoderTiny(
@@ -77,7 +77,7 @@ def _edges(x: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
     return x[..., 1:, :] - x[..., :-1, :], x[..., :, 1:] - x[..., :, :-1]
 
 
-def train(preset: Preset, batch: int = 16) -> Iterator[dict[str, float]]:
+def train(preset: World, batch: int = 16) -> Iterator[dict[str, float]]:
     """Train, resume and finally save to ``work/vae``."""
     images, _ = data.load(preset)
     torch.manual_seed(preset.seed)

@@ -21,7 +21,7 @@ from aig.portraits import serving
 from aig.portraits.light import MOST_LIGHT, lit
 from aig.runs import models
 from aig.world import data
-from aig.world.presets import Preset
+from aig.world.presets import World
 
 STEPS, GUIDANCE = 12, 3.0
 Measuring = Generator[dict[str, float], None, dict]  # yields progress, returns figures
@@ -35,7 +35,7 @@ class Bench:
     folder: Path  # of the asset
     images: np.ndarray  # all drawings, the held-out ones last
     labels: np.ndarray
-    preset: Preset
+    preset: World
 
     @property
     def held(self) -> slice:
@@ -59,7 +59,7 @@ class Bench:
         return json.loads((self.folder / "manifest.json").read_text())
 
 
-def load(preset: Preset, *, assets: Path = ASSETS) -> Bench:
+def load(preset: World, *, assets: Path = ASSETS) -> Bench:
     """The shipped asset and the drawings of a preset."""
     images, labels = data.load(preset)
     model = serving.load("portraits", assets=assets)

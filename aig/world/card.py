@@ -7,17 +7,17 @@ from collections.abc import Mapping, Sequence
 from aig.portraits.population import ATTRIBUTES
 from aig.training import seconds_spent
 from aig.world import denoiser, draft
-from aig.world.presets import Preset
+from aig.world.presets import World
 from aig.world.tradeoffs import LEVEL
 
 
-def times(preset: Preset) -> dict[str, float]:
+def times(preset: World) -> dict[str, float]:
     """Training minutes of each stage that has a checkpoint."""
     folders = sorted(path.parent for path in preset.work.glob("*/checkpoint.pt"))
     return {folder.name: seconds_spent(folder) / 60 for folder in folders}
 
 
-def render(preset: Preset, result: Mapping) -> str:
+def render(preset: World, result: Mapping) -> str:
     """The card as Markdown; of parts that were not measured for these files it says so."""
     parts = [made(preset, result), measured(result)]
     parts += [page(result["page"]) if "page" in result else missing("The page at its defaults")]
@@ -37,7 +37,7 @@ def missing(what: str) -> list[str]:
     return [f"{what}: not measured yet for these files."]
 
 
-def made(preset: Preset, result: Mapping) -> list[str]:
+def made(preset: World, result: Mapping) -> list[str]:
     """How the files were made."""
     return [
         "# Portraits, the embedded world",

@@ -20,7 +20,7 @@ import torch
 from PIL import Image
 
 from aig.portraits.population import draw_options, encode, sample_attributes
-from aig.world.presets import Preset
+from aig.world.presets import World
 
 SHARD = 2_000
 
@@ -60,7 +60,7 @@ def _write_shard(index: int, *, folder: Path, **settings) -> None:
     partial_path.rename(folder / f"{index:04d}.npz")  # a killed run leaves no half shard
 
 
-def make(preset: Preset) -> Iterator[dict[str, float]]:
+def make(preset: World) -> Iterator[dict[str, float]]:
     """Draw all shards, yielding progress after each."""
     node = install_node(preset.work / "node")
     shards = preset.work / "shards"
@@ -78,7 +78,7 @@ def make(preset: Preset) -> Iterator[dict[str, float]]:
         np.save(preset.work / f"{name}.npy", np.concatenate([part[name] for part in parts])[:total])
 
 
-def load(preset: Preset) -> tuple[np.ndarray, np.ndarray]:
+def load(preset: World) -> tuple[np.ndarray, np.ndarray]:
     """Images and labels of all drawings, held-out ones last."""
     missing = [name for name in ("images.npy", "labels.npy") if not (preset.work / name).exists()]
     if missing:

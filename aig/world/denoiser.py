@@ -35,7 +35,7 @@ from aig.portraits.captions import MAX_TOKENS, named_attributes, tokenizer, trai
 from aig.portraits.population import ATTRIBUTES, NONE, decode
 from aig.training import compiled, device, fit
 from aig.world import autoencoder, data, tilt
-from aig.world.presets import Preset
+from aig.world.presets import World
 
 NOISE = (0.1, 200.0)  # bounds of the timesteps' noise levels, in standard deviations per signal: sigma / alpha
 APART = 1.05  # the largest ratio of a noise level to the one before
@@ -71,7 +71,7 @@ def schedule() -> dict[str, object]:
 class Conditional(nn.Module):
     """The two networks that are trained together."""
 
-    def __init__(self, preset: Preset) -> None:
+    def __init__(self, preset: World) -> None:
         super().__init__()
         words = tokenizer()
         self.text_encoder = CLIPTextModel(
@@ -125,7 +125,7 @@ class Reader(nn.Module):
         return torch.stack(losses).mean()
 
 
-def train(preset: Preset) -> Iterator[dict[str, float]]:
+def train(preset: World) -> Iterator[dict[str, float]]:
     """Train, resume and finally save the pipeline. Raises ValueError when there is no ruler yet and samples are to be told."""
     if preset.tilted_cycles and not (preset.work / "ruler.safetensors").exists():
         raise ValueError(f"The denoiser's training needs the ruler; run the stage ruler of the preset {preset.name} first.")
@@ -179,7 +179,7 @@ def train(preset: Preset) -> Iterator[dict[str, float]]:
     pipeline(model, vae).save_pretrained(preset.work / "pipeline")
 
 
-def tilted(weights: torch.Tensor, preset: Preset, labels: np.ndarray, pipe: StableDiffusionPipeline, updates: int) -> torch.Tensor:
+def tilted(weights: torch.Tensor, preset: World, labels: np.ndarray, pipe: StableDiffusionPipeline, updates: int) -> torch.Tensor:
     """The drawings' weights (N,) after so many updates; a run that resumes finds those that it had."""
     path = preset.work / "denoiser" / f"weights-{updates}.safetensors"
     if not path.exists():

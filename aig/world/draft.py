@@ -25,7 +25,7 @@ from aig.portraits.population import decode
 from aig.portraits.rewards import build
 from aig.training import device, fit, warm_hold
 from aig.world import data
-from aig.world.presets import Preset
+from aig.world.presets import World
 
 RANK = 4
 LAYERS = ("to_q", "to_k", "to_v", "to_out.0", "conv1", "conv2", "proj_in", "proj_out")
@@ -37,7 +37,7 @@ RATE = 1e-3
 
 
 @dataclass(frozen=True, kw_only=True)
-class Tuning:
+class Objective:
     """What a model is tuned on: a weighted sum of rewards, by as many differentiated earlier steps beside the last one."""
 
     rewards: Mapping[str, float]
@@ -47,11 +47,11 @@ class Tuning:
 MIXTURES = (1, 2, 3, 4, 5)  # sixths of ``preference``, the others of ``fashion``
 #: The models that are shipped, and those that only the evaluation needs: the paper's own form, which differentiates one step, and
 #: mixtures of the two tastes.
-SHIPPED = {name: Tuning(rewards={name: 1.0}) for name in ("preference", "fashion", "vivid")}
-STUDIED = {"last-step": Tuning(rewards={"preference": 1.0}, early=0)} | {
-    f"mixture-{n}": Tuning(rewards={"preference": n / 6, "fashion": 1 - n / 6}) for n in MIXTURES
+SHIPPED = {name: Objective(rewards={name: 1.0}) for name in ("preference", "fashion", "vivid")}
+STUDIED = {"last-step": Objective(rewards={"preference": 1.0}, early=0)} | {
+    f"mixture-{n}": Objective(rewards={"preference": n / 6, "fashion": 1 - n / 6}) for n in MIXTURES
 }
-TUNINGS = SHIPPED | STUDIED
+OBJECTIVES = SHIPPED | STUDIED
 
 
 def name_of(tuning: str, kl: float, updates: int | None = None) -> str:
@@ -59,21 +59,21 @@ def name_of(tuning: str, kl: float, updates: int | None = None) -> str:
     return f"{tuning}-kl-{kl:g}" + ("" if updates is None else f"-after-{updates}")
 
 
-def train(preset: Preset, tuning: str = "") -> Iterator[dict[str, float]]:
+def train(preset: World, tuning: str = "") -> Iterator[dict[str, float]]:
     """Tune all LoRAs, or those of one tuned model, each KL coefficient of the preset, and save them to ``work/loras``.
 
     Those that only the evaluation needs are tuned without KL alone. Raises ValueError for an unknown tuned model.
     """
-    if tuning and tuning not in TUNINGS:
-        raise ValueError(f"Unknown tuned model {tuning!r}; choose one of: {', '.join(TUNINGS)}.")
-    for name in [tuning] if tuning else TUNINGS:
+    if tuning and tuning not in OBJECTIVES:
+        raise ValueError(f"Unknown tuned model {tuning!r}; choose one of: {', '.join(OBJECTIVES)}.")
+    for name in [tuning] if tuning else OBJECTIVES:
         for kl in preset.kl if name in SHIPPED else preset.kl[:1]:
             yield from train_one(preset, name, kl)
 
 
-def train_one(preset: Preset, name: str, kl: float) -> Iterator[dict[str, float]]:
+def train_one(preset: World, name: str, kl: float) -> Iterator[dict[str, float]]:
     """Tune one LoRA; of a run without KL the checkpoints are saved as well."""
-    tuning = TUNINGS[name]
+    objective = OBJECTIVES[name]
     pipe = StableDiffusionPipeline.from_pretrained(preset.work / "pipeline", use_safetensors=True, safety_checker=None)
     pipe.to(device())
     unet, scheduler = pipe.unet.to(memory_format=torch.channels_last), pipe.scheduler
@@ -81,7 +81,7 @@ def train_one(preset: Preset, name: str, kl: float) -> Iterator[dict[str, float]
         part.requires_grad_(False)
     torch.manual_seed(preset.seed)
     unet.add_adapter(LoraConfig(r=RANK, lora_alpha=RANK, init_lora_weights="gaussian", target_modules=list(LAYERS)))
-    rewards = {loaded(preset, reward): weight for reward, weight in tuning.rewards.items()}
+    rewards = {loaded(preset, reward): weight for reward, weight in objective.rewards.items()}
     _, labels = data.load(preset)
 
     def loss(step: int, rng: torch.Generator) -> Iterator[dict[str, torch.Tensor]]:
@@ -91,7 +91,7 @@ def train_one(preset: Preset, name: str, kl: float) -> Iterator[dict[str, float]
         text = embedded(pipe, prompts)
         states = trajectory(unet, scheduler, latents, text)
         last = len(states) - 1
-        chosen = [last, *torch.randint(last, (tuning.early,), generator=rng).tolist()]
+        chosen = [last, *torch.randint(last, (objective.early,), generator=rng).tolist()]
         for i in chosen:
             x0, gap = predicted(unet, scheduler, *states[i], text)
             pictures = pipe.vae.decode(x0 / pipe.vae.config.scaling_factor).sample.div(2).add(0.5).clamp(0, 1)
@@ -111,7 +111,7 @@ def train_one(preset: Preset, name: str, kl: float) -> Iterator[dict[str, float]
     save()
 
 
-def loaded(preset: Preset, reward: str) -> torch.nn.Module:
+def loaded(preset: World, reward: str) -> torch.nn.Module:
     """A frozen reward of the ``rewards`` stage."""
     model = build(reward).to(device()).eval().requires_grad_(False)
     model.load_state_dict(load_file(preset.work / "rewards" / f"{reward}.safetensors"))

@@ -27,7 +27,7 @@ from aig.portraits.population import ATTRIBUTES, NONE, decode
 from aig.runs.request import Request
 from aig.world import card, draft, instruments, methods, tradeoffs
 from aig.world.bench import GUIDANCE, STEPS, Bench, Measuring, draw, features_of, load
-from aig.world.presets import Preset
+from aig.world.presets import World
 from aig.world.quality import frechet, precision_recall, total_variation
 
 BATCH = 40  # samples drawn at once
@@ -45,7 +45,7 @@ IN_QUESTION = (10, 12, 50)  # are ten or twelve steps as good as fifty?
 GUIDANCES = (2.0, GUIDANCE, 7.0)
 
 
-def run(preset: Preset, *, assets: Path = ASSETS, samples: int = 10_000, part: str = "") -> Iterator[dict[str, float]]:
+def run(preset: World, *, assets: Path = ASSETS, samples: int = 10_000, part: str = "") -> Iterator[dict[str, float]]:
     """Measure everything and write ``evaluation.json`` and ``card.md`` into the asset folder, part by part; yields progress.
 
     part: measure this one of ``PARTS`` alone and only keep it for a later run, so that two processes can share the work.
@@ -93,7 +93,7 @@ def settings(samples: int) -> dict[str, object]:
     }  # fmt: skip
 
 
-def version(preset: Preset, folder: Path, samples: int | None = None) -> str:
+def version(preset: World, folder: Path, samples: int | None = None) -> str:
     """A name for what is measured and how: all files of the asset, and LoRAs that only the evaluation needs, or, of the base model, on
     so many samples, all but rewards and LoRAs."""
     digests = json.loads((folder / "manifest.json").read_text())

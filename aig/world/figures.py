@@ -21,14 +21,14 @@ from aig.world import draft, evaluate, methods
 from aig.world.autoencoder import reconstructed
 from aig.world.bench import Bench, draw, features_of, load
 from aig.world.data import unit
-from aig.world.presets import Preset
+from aig.world.presets import World
 
 SEEDS = tuple(range(1_000, 1_012))
 CELL, GAP, LABEL = 96, 3, 180  # pixels; the world's pictures are enlarged
 ZOOMED = 6  # held-out drawings that are shown with their reconstructions
 
 
-def run(preset: Preset, *, assets: Path = ASSETS) -> Iterator[dict[str, float]]:
+def run(preset: World, *, assets: Path = ASSETS) -> Iterator[dict[str, float]]:
     """Draw everything into ``figures`` of the asset folder, after ``evaluate``; yields progress."""
     bench = load(preset, assets=assets)
     folder = bench.folder / "figures"

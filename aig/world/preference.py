@@ -26,7 +26,7 @@ from aig.portraits.rewards import FORMULAS, SHOWN, ConceptReward, PreferenceRewa
 from aig.training import device, fit
 from aig.world import augment, data
 from aig.world.autoencoder import reconstructed
-from aig.world.presets import Preset
+from aig.world.presets import World
 from aig.world.tastes import FINISH, TASTES, Taste, utility
 
 P_LIT = 0.75  # of a picture
@@ -103,7 +103,7 @@ def pairs(taste: Taste, images, labels, pool: tuple[int, int], batch: int, rng: 
     )
 
 
-def train(preset: Preset) -> Iterator[dict[str, float]]:
+def train(preset: World) -> Iterator[dict[str, float]]:
     """Fit both preference rewards, scale the others, and save all to ``work/rewards``."""
     for name in FITS:
         yield from train_one(preset, name)
@@ -156,7 +156,7 @@ def attribute_loss(predicted: torch.Tensor, drawn: Pairs) -> torch.Tensor:
     return torch.stack(wrong).mean() + F.mse_loss(amounts, drawn.amounts.to(predicted.device))
 
 
-def train_one(preset: Preset, name: str, batch: int = 32) -> Iterator[dict[str, float]]:
+def train_one(preset: World, name: str, batch: int = 32) -> Iterator[dict[str, float]]:
     """Fit one reward to the choices of its population; a second cycle of the learning rate steadies it against attacks."""
     images, labels = data.load(preset)
     how = FITS[name]
@@ -198,7 +198,7 @@ def train_one(preset: Preset, name: str, batch: int = 32) -> Iterator[dict[str, 
 
 
 @torch.no_grad()
-def save(model: Saturated, preset: Preset, name: str) -> None:
+def save(model: Saturated, preset: World, name: str) -> None:
     """Shift and scale, then write: drawings without a prompt have mean 0; those that annotators compare, which are finished at
     random, have standard deviation 1, and for a formula the drawings themselves."""
     images, _ = data.load(preset)
@@ -217,7 +217,7 @@ def save(model: Saturated, preset: Preset, name: str) -> None:
 
 
 @torch.no_grad()
-def pair_accuracy(model: PreferenceReward, preset: Preset, name: str, batches: int = 40) -> tuple[float, float]:
+def pair_accuracy(model: PreferenceReward, preset: World, name: str, batches: int = 40) -> tuple[float, float]:
     """Share of held-out noisy choices that the model predicts, and the share that the true utility predicts (its ceiling)."""
     images, labels = data.load(preset)
     rng = torch.Generator().manual_seed(99)

@@ -10,7 +10,7 @@ WORK = Path(".work/world")  # drawings, checkpoints, curves: everything that is 
 
 
 @dataclass(frozen=True, kw_only=True)
-class Preset:
+class World:
     """One size of the world; every stage reads its settings here. Images are (B, 3, size, size) in [-1, 1]."""
 
     name: str
@@ -50,7 +50,7 @@ class Preset:
         return self.size // 2 ** (self.vae_levels - 1)
 
 
-CPU = Preset(
+CPU = World(
     name="cpu",
     size=64,
     drawings=48_000,
@@ -82,7 +82,7 @@ CPU = Preset(
     },
 )  # fmt: skip
 
-GPU = Preset(
+GPU = World(
     name="gpu",
     size=128,
     drawings=198_000,

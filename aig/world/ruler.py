@@ -19,12 +19,12 @@ from aig.portraits.ruler import Ruler
 from aig.training import device, fit
 from aig.world import data
 from aig.world.augment import damage
-from aig.world.presets import Preset
+from aig.world.presets import World
 
 INVARIANCE = 0.5  # weight of the loss that light must not move the features
 
 
-def train(preset: Preset, batch: int = 48) -> Iterator[dict[str, float]]:
+def train(preset: World, batch: int = 48) -> Iterator[dict[str, float]]:
     """Train, resume and finally save to ``work/ruler.safetensors``."""
     images, labels = data.load(preset)
     torch.manual_seed(preset.seed)

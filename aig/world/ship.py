@@ -13,12 +13,12 @@ from safetensors.torch import load_file, save_file
 
 from aig.assets import ASSETS
 from aig.world.draft import SHIPPED
-from aig.world.presets import Preset
+from aig.world.presets import World
 
 SHARD = "9MB"
 
 
-def run(preset: Preset, *, assets: Path = ASSETS) -> Iterator[dict[str, float]]:
+def run(preset: World, *, assets: Path = ASSETS) -> Iterator[dict[str, float]]:
     """Replace the asset folder's weights; card and evaluation stay."""
     folder = assets / "portraits"
     folder.mkdir(parents=True, exist_ok=True)

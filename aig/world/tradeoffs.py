@@ -54,7 +54,7 @@ def tuned(bench: Bench, tuning: str, pictures: Pictures, plan: Sequence[Method] 
 
 def proxy(tuning: str) -> str:
     """The reward that a tuned model is judged by: the one it was tuned on most."""
-    rewards = draft.TUNINGS[tuning].rewards
+    rewards = draft.OBJECTIVES[tuning].rewards
     return max(rewards, key=rewards.__getitem__)
 
 
@@ -148,7 +148,7 @@ def gaps(bench: Bench, pictures: Pictures) -> Measuring:
     """The prediction that AIG gains where the reward is decided after the modes: gap of the switch curves and gain over LoRA scaling, for
     every tuned model, mixtures included."""
     rows = []
-    for tuning in draft.TUNINGS:
+    for tuning in draft.OBJECTIVES:
         keep = {AIG[1], AIG[2], "LoRA scale", "base", "tuned"}
         plan = [method for method in compared(bench, tuning) if method.family in keep]
         found = yield from tuned(bench, tuning, pictures, plan)

@@ -17,7 +17,7 @@ cores.settle()  # as the app does, before torch is loaded
 
 import numpy as np  # noqa: E402
 
-from aig.machine.precision import CHOICES, choose  # noqa: E402
+from aig.machine.precision import PRECISIONS, choose  # noqa: E402
 from aig.measures.intervals import Interval  # noqa: E402
 from aig.portraits import serving  # noqa: E402
 from aig.runs.comparison import Update  # noqa: E402
@@ -42,7 +42,7 @@ def main() -> None:
     options = parser.parse_args()
     request = Request(prompt="a person with glasses", images=options.images, steps=options.steps)
     engines = {}
-    for name in CHOICES:
+    for name in PRECISIONS:
         model = serving.load()
         choose(model.pipe.unet, wanted=name)
         engines[name] = Engine(lambda model=model: model)

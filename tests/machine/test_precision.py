@@ -9,7 +9,7 @@ import torch
 
 from aig.machine import precision
 from aig.machine.packed import multiply_in, packed
-from aig.machine.precision import CHOICES, choose
+from aig.machine.precision import PRECISIONS, choose
 from aig.method import schedules
 from aig.method.adapters import blend, fused
 from aig.method.frames import initial_latents
@@ -21,7 +21,7 @@ CALL = {"prompt": "a cat", "seeds": [3, 5], "steps": 6, "guidance": 3.0}
 ERROR = {"float32": 2e-3, "bfloat16": 0.15}  # of a picture, by another order of summation
 
 
-@pytest.fixture(params=list(CHOICES))
+@pytest.fixture(params=list(PRECISIONS))
 def name(request) -> str:
     return request.param
 
@@ -126,7 +126,7 @@ def test_bfloat16_where_it_is_there_and_quicker(pipe, monkeypatch, flags, narrow
     monkeypatch.setattr(precision, "measured", lambda denoiser, seconds: {"float32": 1.0, "bfloat16": narrow_time})
     packed(pipe.unet)
     assert choose(pipe.unet, flags=flags) == expected
-    assert multiplies_in(pipe.unet) == {CHOICES[expected]}
+    assert multiplies_in(pipe.unet) == {PRECISIONS[expected]}
 
 
 def test_the_environment_fixes_it_and_nothing_is_measured(pipe, monkeypatch):
@@ -142,5 +142,5 @@ def test_measuring_takes_turns_and_little_time(pipe):
     calls = []
     packed(pipe.unet)
     times = precision.measured(pipe.unet, 0.0, run=lambda: calls.append(multiplies_in(pipe.unet)))
-    assert set(times) == set(CHOICES) and min(times.values()) >= 0
+    assert set(times) == set(PRECISIONS) and min(times.values()) >= 0
     assert [next(iter(each)) for each in calls[:6]] == [torch.float32] * 2 + [torch.bfloat16] * 2 + [torch.float32, torch.bfloat16]

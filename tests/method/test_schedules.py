@@ -7,7 +7,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from aig.method import schedules
-from aig.method.schedules import CHOICES, PRESETS, Schedule, parse
+from aig.method.schedules import FORMS, PRESETS, Schedule, parse
 
 numbers = st.floats(0, 1, allow_nan=False)
 names = st.one_of(
@@ -122,7 +122,7 @@ def test_refusal_is_one_sentence_with_value_and_choices(text: object) -> None:
         parse(text)
     message = str(caught.value)
     assert repr(text)[:60] in message
-    assert CHOICES in message or "must go from x = 0 to x = 1" in message
+    assert FORMS in message or "must go from x = 0 to x = 1" in message
     assert "\n" not in message and len(message) < 400
 
 

@@ -45,7 +45,7 @@ def test_ascent_on_pixels_raises_a_reward_up_to_its_ceiling(images):
 def test_every_reward_loads_by_name(images, tmp_path):
     assert load("preference")(images, [""] * 12).shape == (12,)
     assert load("clip", checkpoints.build("clip", tmp_path))(images, ["a"] * 12).shape == (12,)
-    with pytest.raises(ValueError, match="'beauty'; choose one of: fashion, held-out, preference, vivid, " + ", ".join(scorers.NAMES)):
+    with pytest.raises(ValueError, match="'beauty'; choose one of: fashion, held-out, preference, vivid, " + ", ".join(scorers.SCORERS)):
         load("beauty")
 
 

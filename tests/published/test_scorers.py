@@ -35,7 +35,7 @@ def folders(tmp_path_factory) -> dict[str, Path]:
 
 @pytest.fixture(scope="session")
 def loaded(folders) -> dict[str, scorers.Scorer]:
-    return {name: scorers.load(name, folders[name]) for name in scorers.NAMES}
+    return {name: scorers.load(name, folders[name]) for name in scorers.SCORERS}
 
 
 @pytest.fixture
@@ -114,7 +114,7 @@ def test_aesthetics_is_the_head_on_the_normalised_embedding(folders, loaded, ima
     assert torch.equal(loaded["aesthetics"](images, PROMPTS), loaded["aesthetics"](images, [LONG] * 4))
 
 
-@pytest.mark.parametrize("name", scorers.NAMES)
+@pytest.mark.parametrize("name", scorers.SCORERS)
 def test_slope_reaches_the_pixels_and_is_that_of_finite_differences(name, loaded, images):
     reward, words = loaded[name], PROMPTS[:2]
     image = (0.3 + 0.4 * images[:2]).requires_grad_(True)
@@ -130,7 +130,7 @@ def test_slope_reaches_the_pixels_and_is_that_of_finite_differences(name, loaded
     assert all(not parameter.requires_grad for parameter in reward.parameters()) and not reward.training
 
 
-@pytest.mark.parametrize("name", scorers.NAMES)
+@pytest.mark.parametrize("name", scorers.SCORERS)
 def test_chunks_give_the_same_values_and_slopes(name, loaded, images, monkeypatch):
     def scored():
         image = images.clone().requires_grad_(True)
@@ -174,7 +174,7 @@ def test_prompts_are_tokenised_once_cut_and_may_be_empty(folders, images):
     assert torch.allclose(alone, scores, atol=1e-5)
 
 
-@pytest.mark.parametrize("name", scorers.NAMES)
+@pytest.mark.parametrize("name", scorers.SCORERS)
 def test_half_precision_weights_give_float32_scores_nearby(name, folders, loaded, images):
     reward = scorers.load(name, folders[name], dtype=torch.bfloat16)
     found, expected = reward(images.bfloat16(), PROMPTS), loaded[name](images, PROMPTS)

@@ -10,7 +10,7 @@ from xml.etree import ElementTree
 import pytest
 
 from aig.measures.scores import ENOUGH
-from aig.ui.parts.stage import Bar, Column, Metric, Stage, Trace, asked, stage
+from aig.ui.parts.stage import Bar, Grid, Metric, Stage, Trace, asked, stage
 
 HOSTILE = [
     "<img src=x onerror=alert(1)>", "</h2><script>alert(1)</script>", '" onmouseover="alert(1)', "&lt;b&gt;", "<!--",
@@ -53,7 +53,7 @@ def a_stage(text: str, state: str = "done", picture: str = "data:image/png;base6
     entropies = {"base": 0.97, "tuned": 0.2, "aig": 0.9}
     bars = [Bar(kind=kind, label=kind, shares={text: 0.6, "b": 0.4}, entropy=e) for kind, e in entropies.items()]
     columns = [
-        Column(
+        Grid(
             kind=kind,
             title=text,
             about=text,

@@ -162,7 +162,7 @@ def test_everything_is_measured_and_drawn(world, tmp_path, monkeypatch):
         assert [row["k"] for row in first] == [row["k"] for row in back] == [0, 1, 2]
         assert first[0][name] == back[-1][name] and first[-1][name] == back[0][name]  # from the tuned model to the base, and back
     assert len(result["page"]["prompts"]) == 2 and "The page at its defaults: 2 prompts" in card
-    assert {row["tuned"] for row in result["gaps"]["rows"]} == set(draft.TUNINGS)
+    assert {row["tuned"] for row in result["gaps"]["rows"]} == set(draft.OBJECTIVES)
 
     kept = {path.name for path in (world.work / "evaluation").iterdir()}
     records = set((world.work / "evaluation" / "records").iterdir())

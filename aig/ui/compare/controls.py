@@ -14,7 +14,7 @@ from aig.ui.compare import added
 from aig.ui.markup import escape
 
 FIELDS = tuple(field.name for field in dataclasses.fields(Request))
-NAMES = {"vivid": "vividness"}
+SPOKEN = {"vivid": "vividness"}
 
 
 def request_of(*settings: Any) -> Request:
@@ -36,7 +36,7 @@ def settled(facts: Facts, name: str = "") -> Request:
 
 def tunings(facts: Facts, tuning: str) -> dict:
     """The settings of the control that chooses the tuned model; it hides where there is one only."""
-    choices = [(NAMES.get(name, name), name) for name in facts.tunings]
+    choices = [(SPOKEN.get(name, name), name) for name in facts.tunings]
     return {"choices": choices, "value": tuning, "info": facts.notes.get(tuning), "visible": len(choices) > 1 or bool(facts.notes)}
 
 

@@ -18,7 +18,7 @@ LABELS = {
 }
 HINTS = {"base": "owner/name, or ./folder", "tuned": "owner/name, or ./folder", "base_revision": "main", "revision": "main",
          "weight_name": "pytorch_lora_weights.safetensors"}  # fmt: skip
-CHOICES = {"pipeline": presets.PIPELINES, "kind": presets.KINDS}
+LISTS = {"pipeline": presets.PIPELINES, "kind": presets.WEIGHTS}
 
 
 def form(*, visible: bool) -> tuple[list[gr.components.Component], gr.Button]:
@@ -26,8 +26,8 @@ def form(*, visible: bool) -> tuple[list[gr.components.Component], gr.Button]:
     fields = []
     with gr.Accordion("A model of your own", open=False, visible=visible, elem_id="own"):
         for name in offers.FORM:
-            if name in CHOICES:
-                fields.append(gr.Dropdown(list(CHOICES[name]), value=CHOICES[name][0], label=LABELS[name]))
+            if name in LISTS:
+                fields.append(gr.Dropdown(list(LISTS[name]), value=LISTS[name][0], label=LABELS[name]))
             else:
                 fields.append(gr.Textbox(label=LABELS[name], placeholder=HINTS.get(name), max_lines=1))
         button = gr.Button("Use this model", elem_id="use")

@@ -17,9 +17,9 @@ from aig.runs.comparison import Update
 from aig.runs.plan import Plan
 from aig.runs.request import Request
 from aig.ui import pictures
-from aig.ui.parts.stage import Bar, Column, Metric, Stage, Trace, asked
+from aig.ui.parts.stage import Bar, Grid, Metric, Stage, Trace, asked
 
-KINDS = ("base", "tuned", "aig", "extra-1", "extra-2", "extra-3")  # the colour of each column
+HUES = ("base", "tuned", "aig", "extra-1", "extra-2", "extra-3")  # the colour of each column
 REWARDS = {
     "preference": "Reward",
     "fashion": "Fashion reward",
@@ -134,8 +134,8 @@ def _shown(update: Update, notice: str) -> Stage:
         pictures=[pictures.data_url(pictures.mosaic(pictures.reduced(images)), final=final) for images in update.images],
         attributes={
             name: [
-                Bar(kind=kind, label=column.label, shares=scores.attributes[name].shares, entropy=scores.attributes[name].entropy)
-                for kind, column, scores in zip(KINDS, plan.columns, update.scores.columns)
+                Bar(kind=hue, label=column.label, shares=scores.attributes[name].shares, entropy=scores.attributes[name].entropy)
+                for hue, column, scores in zip(HUES, plan.columns, update.scores.columns)
             ]
             for name in (base.attributes if plan.request.images > 1 else ())
         },
@@ -196,15 +196,15 @@ def _stage(
     labels = (*(REWARDS.get(name, name) for name in plan.judges), "Diversity", "Vendi score")
     blank = [Metric(label=label, value="–") for label in labels]
     columns = [
-        Column(
-            kind=kind,
+        Grid(
+            kind=hue,
             title=column.title,
             about=column.about,
             metrics=scores or blank,
             picture=picture or "",
             alt=_spoken(column.title, plan.request, state),
         )
-        for kind, (column, scores, picture) in zip(KINDS, zip_longest(plan.columns, metrics, pictures))
+        for hue, (column, scores, picture) in zip(HUES, zip_longest(plan.columns, metrics, pictures))
     ]
     request, first, last = plan.request, plan.request.seeds[0], plan.request.seeds[-1]
     return Stage(

@@ -35,7 +35,7 @@ class Bar:
 
 
 @dataclass(frozen=True, kw_only=True)
-class Column:
+class Grid:
     """One grid with its scores; ``kind`` chooses the colour: base, tuned, aig or extra-1 to extra-3."""
 
     kind: str
@@ -65,7 +65,7 @@ class Stage:
     status: str
     share: float  # of the steps done, in [0, 1]
     images: int
-    columns: Sequence[Column]
+    columns: Sequence[Grid]
     attributes: Mapping[str, Sequence[Bar]]
     notice: str = ""
     seed: int = 0  # of the first image
@@ -98,7 +98,7 @@ def asked(prompt: str, *, seeds: str) -> Markup:
 _WIDE, _TALL, _INSET = 300, 84, 22  # of the trace's picture, which always has the same size
 
 
-def _drawn(trace: Trace, columns: Sequence[Column]) -> dict[str, object]:
+def _drawn(trace: Trace, columns: Sequence[Grid]) -> dict[str, object]:
     """The places of a trace in its picture: every column's diversity over the steps, the share g faint behind."""
     values = [value for _, point in trace.points for value in point if value is not None]
     top, last = max(1.0, math.ceil(2 * max(values, default=0)) / 2), max(1, trace.steps - 1)
@@ -127,7 +127,7 @@ def _drawn(trace: Trace, columns: Sequence[Column]) -> dict[str, object]:
     }
 
 
-def _spoken(trace: Trace, columns: Sequence[Column]) -> str:
+def _spoken(trace: Trace, columns: Sequence[Grid]) -> str:
     """The last step of a trace in words."""
     if not trace.points:
         return "no steps yet"
