@@ -103,7 +103,7 @@ def parser() -> argparse.ArgumentParser:
 
 def run_compare(options: argparse.Namespace) -> None:
     from aig.portraits import serving
-    from aig.runs import export, links
+    from aig.runs import export
     from aig.runs.engine import Engine
     from aig.runs.request import Request
 
@@ -121,17 +121,10 @@ def run_compare(options: argparse.Namespace) -> None:
         print(f"\r{update.seconds:.1f} s, {update.rows} model evaluations", file=sys.stderr)
     finally:
         engine.close()
-    scores, images = update.scores, update.images
-    assert scores is not None and images is not None  # the last update has both
+    scores = update.scores
+    assert scores is not None  # the last update has them
     if options.out:
-        names = [column.name for column in scores.columns]
-        captions = [
-            ", ".join(f"{name} {interval.value:+.2f}" for name, interval in column.rewards.items())
-            + "\n"
-            + (f"diversity {column.diversity.value:.3f}" if column.diversity else "one image")
-            for column in scores.columns
-        ]
-        export.write(options.out, export.grids(images, names, captions, links.encode(request)))
+        export.write(options.out, export.png(update))
     if options.json:
         print(json.dumps({"request": dataclasses.asdict(request), "rows": update.rows, **scores.to_json()}))
     else:
@@ -181,6 +174,8 @@ def run_replay(options: argparse.Namespace) -> None:
         content = replay.dump(updates, replay.digest())
         export.write(path, content.encode())
         print(f"{path.name}: {len(content):,} bytes")
+        if prompt == replay.EXAMPLES[0]:
+            export.write(replay.MOVING, export.moving(updates))
 
 
 def run_draft(options: argparse.Namespace) -> None:

@@ -2,7 +2,7 @@
 
 The originals resize with PIL, which rounds to 8 bits after each of its two passes, or with torchvision on tensors. Both
 use the bicubic kernel with a = -1/2, widened when it shrinks; that is ``interpolate(mode="bicubic", antialias=True)``.
-Left out: the rounding to 8 bits, which has no slope.
+Left out: the rounding to 8 bits, which has no gradient.
 """
 
 from __future__ import annotations

@@ -109,7 +109,7 @@ def load(name: str, source: Source = None, *, device: str = "cpu", dtype: torch.
 def load_features(
     name: str, source: Source = None, *, device: str = "cpu", dtype: torch.dtype = torch.float32
 ) -> Callable[[torch.Tensor], torch.Tensor]:
-    """Images (B, 3, H, W) in [0, 1] -> features (B, D) on ``device``, float32, without slope.
+    """Images (B, 3, H, W) in [0, 1] -> features (B, D) on ``device``, float32, without gradient.
 
     dinov2: the class token of DINOv2 ViT-B/14 (Oquab et al., arXiv 2304.07193). clip: CLIP ViT-L/14's image embedding.
     ``source`` and errors as in ``load``.

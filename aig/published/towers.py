@@ -44,7 +44,7 @@ class Scorer(nn.Module):
         scores = []
         if not len(images):
             return images.new_zeros(0, dtype=torch.float32)
-        for k, chunk in enumerate(images.split(CHUNK)):  # split: slices would each make a slope of all images
+        for k, chunk in enumerate(images.split(CHUNK)):  # split: slices would each make a gradient of all images
             words = tuple(prompts[k * CHUNK : (k + 1) * CHUNK])
             if len(images) > CHUNK and torch.is_grad_enabled() and images.requires_grad:
                 scores.append(checkpoint(self.part, chunk, words, use_reentrant=False, preserve_rng_state=False))

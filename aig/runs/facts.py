@@ -5,6 +5,18 @@ from __future__ import annotations
 from collections.abc import Collection, Mapping
 from dataclasses import dataclass, field
 
+LABELS = {  # what rewards are called
+    "preference": "Reward",
+    "fashion": "Fashion reward",
+    "vivid": "Vividness",
+    "held-out": "Held-out reward",
+    "pickscore": "PickScore",
+    "hpsv2": "HPSv2.1",
+    "imagereward": "ImageReward",
+    "aesthetics": "LAION aesthetics",
+    "clip": "CLIP score",
+}
+
 
 @dataclass(frozen=True, kw_only=True)
 class Facts:

@@ -34,6 +34,7 @@ EXAMPLES = (
     "",
 )
 FOLDER = ASSETS / "replay"
+MOVING = ASSETS / "screenshots" / "denoising.webp"  # the first example, for the README
 MANIFEST = ASSETS / "portraits" / "manifest.json"
 REMEDY = "run: python -m aig replay"
 

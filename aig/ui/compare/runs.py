@@ -197,9 +197,6 @@ class Runs:
             raise gr.Error(str(problem), print_exception=False) from problem
         if last is None or last.state != "done":
             raise gr.Error("The run was stopped.", print_exception=False)
-        found, pictures = last.scores, last.images
-        assert found is not None and pictures is not None  # a run that is done has both
-        asked, scored = dataclasses.asdict(request), found.columns
-        png = export.grids(pictures, [c.name for c in scored], [views.caption(c) for c in scored], links.encode(request))
-        scores = {"request": asked, "rows": last.rows, "seconds": last.seconds, **found.to_json()}
-        return scores, save_bytes_to_cache(png, "aig.png", cache_dir=get_upload_folder())
+        assert last.scores is not None  # a run that is done has them
+        scores = {"request": dataclasses.asdict(request), "rows": last.rows, "seconds": last.seconds, **last.scores.to_json()}
+        return scores, save_bytes_to_cache(export.png(last), "aig.png", cache_dir=get_upload_folder())

@@ -14,23 +14,13 @@ from aig.measures.intervals import Interval
 from aig.measures.scores import TOO_FEW, ColumnScores
 from aig.runs import export, links
 from aig.runs.comparison import Update
+from aig.runs.facts import LABELS
 from aig.runs.plan import Plan
 from aig.runs.request import Request
 from aig.ui import pictures
 from aig.ui.parts.stage import Bar, Grid, Metric, Stage, Trace, asked
 
 HUES = ("base", "tuned", "aig", "extra-1", "extra-2", "extra-3")  # the colour of each column
-REWARDS = {
-    "preference": "Reward",
-    "fashion": "Fashion reward",
-    "vivid": "Vividness",
-    "held-out": "Held-out reward",
-    "pickscore": "PickScore",
-    "hpsv2": "HPSv2.1",
-    "imagereward": "ImageReward",
-    "aesthetics": "LAION aesthetics",
-    "clip": "CLIP score",
-}
 DENOISING = "Denoising all columns, in step."
 INVITATION = "Same prompt, same seeds, three models. Press Run."
 
@@ -63,7 +53,7 @@ def metrics(column: ColumnScores, base: ColumnScores) -> tuple[Metric, ...]:
             note=span(interval, digits),
         )
 
-    shown = [metric(REWARDS.get(name, name), name, interval) for name, interval in column.rewards.items()]
+    shown = [metric(LABELS.get(name, name), name, interval) for name, interval in column.rewards.items()]
     if column.diversity is None or column.vendi is None or base.vendi is None:
         lone = partial(Metric, value="–", note="needs 2 images")
         return (*shown, lone(label="Diversity"), lone(label="Vendi score"))
@@ -74,13 +64,6 @@ def metrics(column: ColumnScores, base: ColumnScores) -> tuple[Metric, ...]:
         note=f"of {column.diversity.n}",
     )
     return (*shown, metric("Diversity", "diversity", column.diversity, 3), vendi)
-
-
-def caption(column: ColumnScores) -> str:
-    """The scores of a column in one or two lines, for exported pictures."""
-    named = {REWARDS.get(name, name).lower(): interval.value for name, interval in column.rewards.items()}
-    rewards = ", ".join(f"{name} {value:+.2f}" for name, value in named.items())
-    return f"{rewards}\ndiversity {column.diversity.value:.3f}" if column.diversity else rewards
 
 
 def _signed(value: float, digits: int) -> str:
@@ -193,7 +176,7 @@ def _stage(
     notice: str = "",
 ) -> Stage:
     """A stage with all columns of the plan; those that metrics and pictures do not reach yet are blank."""
-    labels = (*(REWARDS.get(name, name) for name in plan.judges), "Diversity", "Vendi score")
+    labels = (*(LABELS.get(name, name) for name in plan.judges), "Diversity", "Vendi score")
     blank = [Metric(label=label, value="–") for label in labels]
     columns = [
         Grid(
