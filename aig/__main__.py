@@ -170,7 +170,7 @@ def run_replay(options: argparse.Namespace) -> None:
     replay.FOLDER.mkdir(exist_ok=True)
     model = serving.load()
     for prompt in replay.EXAMPLES:
-        updates, path = replay.record(lambda: model, replay.opening(model.facts.tunings, prompt)), replay.place(prompt)
+        updates, path = replay.record(lambda: model, replay.opening(model.facts, prompt)), replay.place(prompt)
         content = replay.dump(updates, replay.digest())
         export.write(path, content.encode())
         print(f"{path.name}: {len(content):,} bytes")

@@ -44,9 +44,10 @@ def place(prompt: str) -> Path:
     return FOLDER / f"{re.sub('[^a-z]+', '-', prompt) or 'anything'}.json"
 
 
-def opening(tunings: Mapping[str, Sequence[float]], prompt: str = EXAMPLES[0]) -> Request:
-    """What an example shows, by default what the page opens on, for a model with these tuned models and their KL coefficients."""
-    return Request(prompt=prompt, kl=tunings[Request.tuning][0])
+def opening(facts: Facts, prompt: str = EXAMPLES[0]) -> Request:
+    """What an example shows, by default what the page opens on, for the model with these facts."""
+    settings: dict[str, Any] = {"kl": facts.tunings[Request.tuning][0], **facts.defaults}
+    return Request(prompt=prompt, **settings)
 
 
 def digest(manifest: Path = MANIFEST) -> str:

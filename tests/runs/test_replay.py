@@ -30,7 +30,7 @@ RECORDED = [prompt for prompt in replay.EXAMPLES if replay.place(prompt).exists(
 @pytest.mark.parametrize("prompt", RECORDED)
 def test_a_shipped_recording_fits_the_shipped_model_and_is_small(shipped, prompt):
     updates = replay.load(replay.place(prompt), shipped)  # if this fails: python -m aig replay
-    assert updates[-1].state == "done" and updates[0].plan.request == replay.opening({"preference": (0.0,)}, prompt)
+    assert updates[-1].state == "done" and updates[0].plan.request == replay.opening(shipped, prompt)
     assert replay.place(prompt).stat().st_size < 1_500_000
 
 

@@ -45,7 +45,7 @@ def build(
     Returns what to do when a browser tab closes: end its runs.
     """
     facts = engine.facts()
-    default = replay.opening(facts.tunings)
+    default = replay.opening(facts)
     titles = [(facts.title, default.model), *((other.title, other.name) for other in offered)]
     runs = Runs(engine, recordings, titles)
     first = runs.first[0] if runs.first else views.idle(Plan.of(default, facts))
