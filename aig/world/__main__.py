@@ -41,7 +41,7 @@ def main() -> None:
     parser = argparse.ArgumentParser(prog="python -m aig.world", description=__doc__)
     parser.add_argument("stage", choices=[*STAGES, "all"])
     parser.add_argument("--preset", choices=list(PRESETS), default="cpu")
-    parser.add_argument("--part", default="", help="of evaluate: measure this one alone and keep it for a run without --part")
+    parser.add_argument("--part", default="", help="of evaluate: measure this one alone and keep it for a run without --part; or: finished")
     parser.add_argument("--samples", type=int, default=10_000, help="that evaluate draws for the prompts (default: 10000)")
     parser.add_argument("--tuning", default="", help="of draft: tune this model alone")
     arguments = parser.parse_args()

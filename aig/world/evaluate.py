@@ -41,6 +41,7 @@ SOLVERS: dict[str, Callable] = {  # made from the shipped scheduler's settings
 }
 SHIPPED = next(iter(SOLVERS))
 LENGTHS = (8, 10, 12, 25, 50)  # steps that solvers are compared at
+FINISHED = "finished"
 IN_QUESTION = (10, 12, 50)  # are ten or twelve steps as good as fifty?
 GUIDANCES = (2.0, GUIDANCE, 7.0)
 
@@ -48,28 +49,30 @@ GUIDANCES = (2.0, GUIDANCE, 7.0)
 def run(preset: World, *, assets: Path = ASSETS, samples: int = 10_000, part: str = "") -> Iterator[dict[str, float]]:
     """Measure everything and write ``evaluation.json`` and ``card.md`` into the asset folder, part by part; yields progress.
 
-    part: measure this one of ``PARTS`` alone and only keep it for a later run, so that two processes can share the work.
-    Raises ValueError for an unknown part.
+    part: measure this one of ``PARTS`` alone and only keep it for a later run, so that two processes can share the work; or "finished":
+    measure nothing and write what was measured so far. Raises ValueError for an unknown part.
     """
-    if part and part not in PARTS:
-        raise ValueError(f"Unknown part {part!r}; choose one of: {', '.join(PARTS)}.")
+    if part and part not in (*PARTS, FINISHED):
+        raise ValueError(f"Unknown part {part!r}; choose one of: {', '.join((*PARTS, FINISHED))}.")
     bench, samples = load(preset, assets=assets), whole_batches(samples)
     folder = bench.folder
     kept = preset.work / "evaluation"
     kept.mkdir(exist_ok=True)
     result = {"settings": settings(samples), "training minutes": card.times(preset)}
-    for name in [part] if part else PARTS:
+    for name in [part] if part in PARTS else PARTS:
         measured, draws = PARTS[name]
         count = () if draws is None else (whole_batches(draws(samples)),)
         path = kept / f"{name.replace(': ', ' ')}-{version(preset, folder, *count)}.json"
         if not path.exists():
+            if part == FINISHED:
+                continue
             began = time.monotonic()
             figures = yield from measured(bench, *count)
             machine = f"{platform.machine()}, torch {torch.__version__}, diffusers {diffusers.__version__}, {bench.model.facts.precision}"
             figures |= {"minutes": (time.monotonic() - began) / 60, "threads": torch.get_num_threads(), "machine": machine}
             path.write_text(json.dumps(figures))
         result[name] = json.loads(path.read_text())
-        if not part:
+        if part not in PARTS:
             (folder / "evaluation.json").write_text(json.dumps(result, indent=1) + "\n")
             (folder / "card.md").write_text(card.render(preset, result))
 

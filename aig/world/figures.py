@@ -29,7 +29,7 @@ ZOOMED = 6  # held-out drawings that are shown with their reconstructions
 
 
 def run(preset: World, *, assets: Path = ASSETS) -> Iterator[dict[str, float]]:
-    """Draw everything into ``figures`` of the asset folder, after ``evaluate``; yields progress."""
+    """Draw all of which ``evaluate`` has the figures into ``figures`` of the asset folder; yields progress."""
     bench = load(preset, assets=assets)
     folder = bench.folder / "figures"
     folder.mkdir(exist_ok=True)
@@ -38,15 +38,20 @@ def run(preset: World, *, assets: Path = ASSETS) -> Iterator[dict[str, float]]:
         lambda: save(reconstructions(bench), folder / "reconstructions.webp", lossless=True),
         lambda: save(neighbours(bench), folder / "neighbours.webp"),
         lambda: save(lights(bench), folder / "light.webp"),
-        lambda: gaps(found["gaps"], folder / "gap.svg"),
     ]
+    if "gaps" in found:
+        jobs.append(lambda: gaps(found["gaps"], folder / "gap.svg"))
     for name in draft.SHIPPED:
-        part = found[f"tuned: {name}"]
-        jobs += [
-            partial(lambda name: save(hacking(bench, name), folder / f"hacking-{name}.webp"), name),
-            partial(curves, part, preset.updates(name), folder / f"tradeoff-{name}.svg"),
-            partial(decided, part, folder / f"decided-{name}.svg"),
-        ]
+        jobs.append(partial(lambda name: save(hacking(bench, name), folder / f"hacking-{name}.webp"), name))
+        part = found.get(f"tuned: {name}")
+        jobs += (
+            []
+            if part is None
+            else [
+                partial(curves, part, preset.updates(name), folder / f"tradeoff-{name}.svg"),
+                partial(decided, part, folder / f"decided-{name}.svg"),
+            ]
+        )
     for done, job in enumerate(jobs, 1):
         job()
         yield {"step": done, "steps": len(jobs)}
