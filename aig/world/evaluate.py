@@ -58,7 +58,8 @@ def run(preset: World, *, assets: Path = ASSETS, samples: int = 10_000, part: st
     folder = bench.folder
     kept = preset.work / "evaluation"
     kept.mkdir(exist_ok=True)
-    result = {"settings": settings(samples), "training minutes": card.times(preset)}
+    before = read(folder)["training minutes"] if (folder / "evaluation.json").exists() else {}  # of stages that were trained elsewhere
+    result = {"settings": settings(samples), "training minutes": before | card.times(preset)}
     for name in [part] if part in PARTS else PARTS:
         measured, draws = PARTS[name]
         count = () if draws is None else (whole_batches(draws(samples)),)
