@@ -24,7 +24,7 @@ from aig.world.data import unit
 from aig.world.presets import World
 
 SEEDS = tuple(range(1_000, 1_012))
-CELL, GAP, LABEL = 96, 3, 180  # pixels; the world's pictures are enlarged
+CELL, GAP, LABEL = 96, 3, 250  # pixels; the world's pictures are enlarged
 ZOOMED = 6  # held-out drawings that are shown with their reconstructions
 
 
