@@ -146,7 +146,7 @@ def _kept(part: Estimate, whole: Estimate) -> str | None:
     if not (whole.value > 0 and share.high - share.low <= USELESS):
         return None
     low, value, high = (round(100 * x) for x in (share.low, share.value, share.high))
-    return f"{value}% ({low} to {high})"
+    return f"{value}% ({low} to {high})".replace("-", "−")
 
 
 def _none(change: Estimate) -> bool:
