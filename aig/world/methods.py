@@ -41,7 +41,7 @@ SIGMOIDS = ("sigmoid_12_0.4", "sigmoid_12_0.6", "sigmoid_12_0.8")
 AIG = ("AIG as in the paper", "AIG power", "AIG step", "AIG sigmoid")
 OTHERS = ("tuning stopped early", "KL", "LoRA scale", "constant mix", "scheduled LoRA scale")
 BACK = "tuned, then base"  # the other half of the switch curves; the first is "AIG step"
-P_NAMED = 0.3  # of each attribute in a prompt
+P_MENTIONED = 0.3  # of each attribute in a prompt
 DEFAULT = "AIG power_2, ending at 1"  # of the page
 AT_ONCE = Budget(rows=32)  # as fast as it gets on two cores
 
@@ -80,7 +80,7 @@ def without_prompt(seeds: int) -> Pictures:
 def with_prompts(bench: Bench, prompts: int = 20, seeds: int = 32) -> Pictures:
     """Captions of the first held-out drawings, each naming about a third of what they show."""
     rng = torch.Generator().manual_seed(20)
-    texts = (caption(decode(row), rng, P_NAMED) for row in bench.labels[bench.held])
+    texts = (caption(decode(row), rng, P_MENTIONED) for row in bench.labels[bench.held])
     different = tuple(dict.fromkeys(text for text, _ in zip(texts, range(4 * prompts))))[:prompts]
     return Pictures(name="prompts", prompts=different, seeds=tuple(range(2_000, 2_000 + seeds)), guidance=GUIDANCE)
 
